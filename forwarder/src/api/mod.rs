@@ -1,0 +1,473 @@
+//! Request and reply types of the control socket, and its version handshake.
+//!
+//! The socket is a Unix stream that carries JSON, one document a line. The client's first line is a [`Hello`]; the server
+//! answers with its own [`Hello`] or with an error and hangs up. After that every line is a [`Call`] and is answered by
+//! exactly one [`Answer`] with the same `id`, in order. `control::client` speaks this; so can `socat` and a person.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol spoken on the control socket. A server refuses a client whose version differs.
+pub const VERSION: u32 = 1;
+
+/// Longest line either side accepts from the client, in bytes, without the newline.
+pub const MAX_LINE: usize = 256 * 1024;
+
+/// Default place of the control socket.
+pub const DEFAULT_SOCKET: &str = "/run/scistream/s2ds.sock";
+
+/// First line in both directions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Always `scistream-s2ds`.
+    pub service: String,
+    /// [`VERSION`] of the speaker.
+    pub version: u32,
+    /// Program and release of the speaker, for the log: `s2ctl 0.1.0`.
+    pub program: String,
+}
+
+/// Transport protocol of a flow. QUIC is UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proto {
+    /// TCP, RFC 9293.
+    Tcp,
+    /// UDP, RFC 768; carries QUIC.
+    Udp,
+}
+
+/// What an operator or S2CS installs: the fields of `flow add` and of a `[[flow]]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowSpec {
+    /// Unique name, 1 to 64 characters of `A-Za-z0-9._:@-`.
+    pub name: String,
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// Address and port clients open; the address belongs to one of the forwarder's ports.
+    pub listen: SocketAddr,
+    /// Where the stream goes.
+    pub target: SocketAddr,
+    /// Source prefixes allowed to open connections. Required and not empty: the default is to deny.
+    pub from: Vec<IpNet>,
+    /// Most connections at once; none means only the table's size limits them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_conns: Option<u32>,
+    /// Seconds the flow lives without renewal; none means for ever. In TOML and on the command line `1h`, `90s`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "lease")]
+    pub lease: Option<u64>,
+}
+
+/// Reads a lease as seconds or as a humantime string, writes seconds.
+pub mod lease {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Raw {
+        Seconds(u64),
+        Text(String),
+    }
+
+    /// Seconds, as an integer.
+    pub fn serialize<S: Serializer>(v: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+        match v {
+            Some(v) => s.serialize_u64(*v),
+            None => s.serialize_none(),
+        }
+    }
+
+    /// An integer number of seconds or a text such as `1h 30m`; at least one second.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        let seconds = match Option::<Raw>::deserialize(d)? {
+            None => return Ok(None),
+            Some(Raw::Seconds(s)) => s,
+            Some(Raw::Text(t)) => humantime::parse_duration(&t)
+                .map_err(|e| {
+                    serde::de::Error::custom(format!("lease {t:?} is not a duration ({e}); write it like \"1h\" or \"90s\""))
+                })?
+                .as_secs(),
+        };
+        if seconds == 0 {
+            return Err(serde::de::Error::custom("a lease is at least one second; leave it out for no lease"));
+        }
+        Ok(Some(seconds))
+    }
+}
+
+/// A line from the client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the client, repeated in the answer.
+    pub id: u64,
+    /// What is asked.
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What a client can ask. On the wire `{"id":1,"op":"flow_add","spec":{...}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Installs a new flow.
+    FlowAdd {
+        /// The flow.
+        spec: FlowSpec,
+    },
+    /// Replaces the flow of the same name. Its connections go on where listen, target and protocol stay the same.
+    FlowReplace {
+        /// The flow.
+        spec: FlowSpec,
+    },
+    /// Removes a flow and its connections at once.
+    FlowDelete {
+        /// The flow's name.
+        name: String,
+    },
+    /// Admits nothing new; the flow goes when its last connection does.
+    FlowDrain {
+        /// The flow's name.
+        name: String,
+    },
+    /// Every flow.
+    FlowList,
+    /// One flow.
+    FlowShow {
+        /// The flow's name.
+        name: String,
+    },
+    /// Sets a flow's lease anew, from now.
+    LeaseRenew {
+        /// The flow's name.
+        name: String,
+        /// New lease in seconds; none repeats the one it has.
+        #[serde(default, with = "lease", skip_serializing_if = "Option::is_none")]
+        lease: Option<u64>,
+    },
+    /// Connections, of one flow or of all.
+    ConnectionList {
+        /// Only this flow's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flow: Option<String>,
+        /// Most to return; none means 10,000.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
+    /// Every port with its state and counters.
+    PortList,
+    /// Counters of workers, ports and drops.
+    Stats,
+    /// What would become of a packet.
+    Explain {
+        /// Name of the port it arrives at.
+        port: String,
+        /// Its protocol.
+        proto: Proto,
+        /// Its source.
+        src: SocketAddr,
+        /// Its destination.
+        dst: SocketAddr,
+    },
+    /// The whole state: everything the other lists return, at one moment.
+    Snapshot,
+}
+
+/// A line from the server: `{"id":1,"ok":...}` or `{"id":1,"error":{...}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The call's id; none when the line could not be read that far.
+    pub id: Option<u64>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// Success or failure of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The reply.
+    Ok(Box<Reply>),
+    /// Why not.
+    Error(ApiError),
+}
+
+/// Kinds of failure; each has its exit code in `s2ctl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The line is not a call, or a field is wrong.
+    BadRequest,
+    /// Speaker's version differs.
+    Version,
+    /// No such flow or port.
+    NotFound,
+    /// The name or the listen address is taken.
+    Conflict,
+    /// The forwarder's tables are full, or too many clients.
+    Full,
+    /// The peer may not.
+    Denied,
+    /// The forwarder failed; its log tells more.
+    Internal,
+}
+
+/// A failure in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// Its kind.
+    pub code: ErrorCode,
+    /// What was wrong, where, and what to do.
+    pub message: String,
+}
+
+/// Replies, tagged by kind: `{"ok":{"kind":"flows","flows":[...]}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Reply {
+    /// Done; `epoch` is the snapshot that every worker now uses.
+    Done { epoch: u64 },
+    /// One flow.
+    Flow { flow: FlowInfo },
+    /// Flows by name.
+    Flows { flows: Vec<FlowInfo> },
+    /// Connections; `truncated` when there were more.
+    Connections { connections: Vec<ConnectionInfo>, truncated: bool },
+    /// Ports in configuration order.
+    Ports { ports: Vec<PortInfo> },
+    /// Counters.
+    Stats { stats: Stats },
+    /// An explanation.
+    Explained { explanation: Explanation },
+    /// Everything.
+    Snapshot { snapshot: Box<Snapshot> },
+}
+
+/// Life of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowState {
+    /// Admits connections.
+    Active,
+    /// Admits nothing new.
+    Draining,
+}
+
+/// Packets and bytes (whole frames) of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes of those frames, without FCS.
+    pub bytes: u64,
+}
+
+/// A flow and what it carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    /// As installed.
+    #[serde(flatten)]
+    pub spec: FlowSpec,
+    /// Active or draining.
+    pub state: FlowState,
+    /// True for flows that came with the configuration file.
+    pub configured: bool,
+    /// Seconds until the lease ends.
+    pub lease_remaining: Option<u64>,
+    /// Connections now.
+    pub connections: u32,
+    /// Connections admitted since it was installed.
+    pub admitted: u64,
+    /// Attempts refused: source not allowed, too many connections, draining.
+    pub refused: u64,
+    /// Client to target, as received.
+    pub to_target: Count,
+    /// Target to client, as received.
+    pub to_client: Count,
+}
+
+/// A connection, all four of its endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// Flow it was admitted under.
+    pub flow: String,
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// Client.
+    pub client: SocketAddr,
+    /// Gateway, as the client sees it.
+    pub listen: SocketAddr,
+    /// Gateway, as the target sees it.
+    pub source: SocketAddr,
+    /// Target.
+    pub target: SocketAddr,
+    /// `opening`, `established`, `closing`.
+    pub state: String,
+    /// Worker that owns it.
+    pub worker: usize,
+    /// Seconds since it was admitted.
+    pub age: u64,
+    /// Seconds since its last packet.
+    pub idle: u64,
+    /// Client to target.
+    pub to_target: Count,
+    /// Target to client.
+    pub to_client: Count,
+}
+
+/// A port, its device and its counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// Name from the configuration.
+    pub name: String,
+    /// `device` from the configuration.
+    pub device: String,
+    /// Driver's name, such as `net_af_packet`.
+    pub driver: String,
+    /// MAC address.
+    pub mac: String,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// MTU in bytes (layer 3).
+    pub mtu: u16,
+    /// VLAN id, when tagged.
+    pub vlan: Option<u16>,
+    /// Default next hops.
+    pub gateway: Vec<IpAddr>,
+    /// Queues in use, one a worker.
+    pub queues: u16,
+    /// NUMA node of the device, when known.
+    pub numa_node: Option<i32>,
+    /// `up`, `down` or `unknown`.
+    pub link: String,
+    /// Mbit/s, when known.
+    pub speed: Option<u32>,
+    /// Frames received by workers.
+    pub rx: Count,
+    /// Frames the device took from workers.
+    pub tx: Count,
+    /// Frames the device itself lost: no buffer, ring overrun, errors (DPDK imissed + ierrors + rx_nombuf).
+    pub rx_missed: u64,
+    /// Frames the device failed to send after taking them (DPDK oerrors).
+    pub tx_errors: u64,
+    /// Next hops known on the port.
+    pub neighbors: Vec<NeighborInfo>,
+}
+
+/// A next hop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborInfo {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address, when resolved.
+    pub mac: Option<String>,
+    /// `resolving`, `reachable`, `probing`, `failed`, `static`.
+    pub state: String,
+}
+
+/// Counters of the forwarder. At quiescence `received == sent + held + sum(drops)`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Seconds since start.
+    pub uptime: u64,
+    /// Epoch of the published snapshot.
+    pub epoch: u64,
+    /// Frames received.
+    pub received: u64,
+    /// Received frames sent on or answered.
+    pub sent: u64,
+    /// Received frames held: in TX batches and waiting for a next hop.
+    pub held: u64,
+    /// The forwarder's own frames (ARP requests, neighbor solicitations), not part of `sent`.
+    pub originated: u64,
+    /// Drops by reason; every reason is present. Includes `local_*`: frames that ended at the gateway itself.
+    pub drops: std::collections::BTreeMap<String, u64>,
+    /// Connections now.
+    pub connections: u64,
+    /// One entry a worker.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// Counters of one worker: one queue of every port.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Index.
+    pub worker: usize,
+    /// Core it is pinned to.
+    pub core: Option<usize>,
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent on or answered.
+    pub sent: u64,
+    /// Frames held.
+    pub held: u64,
+    /// Frames handed to the worker that owns their connection.
+    pub handed_over: u64,
+    /// Frames taken over from other workers.
+    pub taken_over: u64,
+    /// Loops over the ports.
+    pub loops: u64,
+    /// Loops that found packets.
+    pub busy_loops: u64,
+    /// TSC cycles spent in loops that found packets.
+    pub busy_cycles: u64,
+    /// Connections it owns.
+    pub connections: u64,
+    /// One entry a port: the queue's counters.
+    pub queues: Vec<QueueStats>,
+}
+
+/// Counters of one queue pair.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueStats {
+    /// Port's name.
+    pub port: String,
+    /// Received.
+    pub rx: Count,
+    /// Sent.
+    pub tx: Count,
+    /// Drops of frames received here, by reason; only those not zero.
+    pub drops: std::collections::BTreeMap<String, u64>,
+}
+
+/// What becomes of a packet, step by step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// `forward` or the drop reason's name.
+    pub verdict: String,
+    /// True when it belongs to a connection that exists; false when it would open one or be dropped.
+    pub existing: bool,
+    /// Flow.
+    pub flow: Option<String>,
+    /// Header after the rewrite; the source port of a connection not yet open is `0`: chosen at admission.
+    pub rewritten_src: Option<SocketAddr>,
+    /// Header after the rewrite.
+    pub rewritten_dst: Option<SocketAddr>,
+    /// Port it leaves by.
+    pub out_port: Option<String>,
+    /// Next hop's address.
+    pub next_hop: Option<IpAddr>,
+    /// Next hop's MAC address, when known.
+    pub next_hop_mac: Option<String>,
+    /// Worker that owns the connection, when it exists.
+    pub worker: Option<usize>,
+    /// The checks in order, in sentences, the deciding one last.
+    pub steps: Vec<String>,
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Snapshot {
+    pub flows: Vec<FlowInfo>,
+    pub ports: Vec<PortInfo>,
+    pub connections: Vec<ConnectionInfo>,
+    pub connections_truncated: bool,
+    pub stats: Stats,
+}

@@ -1,0 +1,68 @@
+//! Where packets come from and go to.
+//!
+//! The engine knows devices only through [`PacketIo`] and packets only through [`PacketBuf`]. Two families implement
+//! them: [`crate::dpdk`] (mbufs and queues) and [`memory`] (heap buffers), so that everything above runs in user-space tests.
+//!
+//! Ownership is the accounting: a buffer is owned by exactly one place - a burst, a TX batch, a pending queue - and goes
+//! back to its pool when dropped.
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+pub mod memory;
+
+/// Most packets taken from a queue at once.
+pub const BURST: usize = 32;
+
+/// Most packets that wait for one output port: a burst from each of a few ports, and the tail the device did not take.
+pub const TX_BATCH: usize = 256;
+
+/// A received burst, in order of arrival.
+pub type Burst<B> = ArrayVec<B, BURST>;
+
+/// Packets for one output port, in order of departure. What the device did not take stays at the front.
+pub type TxBatch<B> = ArrayVec<B, TX_BATCH>;
+
+/// Index of a port in the configuration's order (not DPDK's port id). At most [`MAX_PORTS`] exist.
+pub type PortIndex = u8;
+
+/// Most ports one forwarder owns.
+pub const MAX_PORTS: usize = 16;
+
+/// A frame, beginning with its Ethernet header, without FCS.
+pub trait PacketBuf: Sized {
+    /// The bytes of the first segment; all headers lie here.
+    fn head(&self) -> &[u8];
+    /// The same, to rewrite in place.
+    fn head_mut(&mut self) -> &mut [u8];
+    /// Length of the whole frame in bytes, over all segments.
+    fn frame_len(&self) -> usize;
+    /// Drops `n` bytes from the front. False (and nothing done) when the first segment is shorter.
+    #[must_use]
+    fn pull(&mut self, n: usize) -> bool;
+    /// Grows the front by `n` bytes of headroom, their content undefined. False when there is no room.
+    #[must_use]
+    fn push(&mut self, n: usize) -> bool;
+    /// Sets the length of a single-segment frame, cutting its tail or growing into tailroom (content undefined).
+    /// False when there is no room or the frame has several segments.
+    #[must_use]
+    fn resize(&mut self, n: usize) -> bool;
+    /// Hints the processor to load the frame's first header bytes.
+    fn prefetch(&self) {}
+}
+
+/// One worker's queue pair on every port.
+pub trait PacketIo {
+    /// The frames it deals in.
+    type Buf: PacketBuf;
+    /// Appends up to `burst`'s free capacity of received frames. Never waits.
+    fn rx(&mut self, port: PortIndex, burst: &mut Burst<Self::Buf>) -> usize;
+    /// Sends from the front of `batch`, removing what the device took; the rest stays, in order. Returns how many it took.
+    fn tx(&mut self, port: PortIndex, batch: &mut TxBatch<Self::Buf>) -> usize;
+    /// A fresh, empty (length 0) frame for the forwarder's own packets; none when the pool is exhausted.
+    fn alloc(&mut self) -> Option<Self::Buf>;
+    /// Gives dropped frames back in bulk; `burst` is empty afterwards.
+    fn free(&mut self, burst: &mut Burst<Self::Buf>) {
+        burst.clear();
+    }
+}

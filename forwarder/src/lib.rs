@@ -1,0 +1,12 @@
+//! SciStream's data server (S2DS): a relay that rewrites packets in place between two networks.
+//!
+//! The crate is a pure core with a thin edge. [`wire`], [`flow`], [`nat`], [`neighbor`] and [`engine`] work on byte
+//! slices and on [`io::PacketBuf`]; they see no device, no clock and no socket, and forbid `unsafe`. [`dpdk`] binds
+//! them to real devices, [`service`] to the operator. `docs/architecture.md` follows one packet through them.
+
+pub mod api;
+pub mod config;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+pub mod io;
+pub mod service;
