@@ -1,1 +1,184 @@
-//! placeholder
+//! The configuration: TOML text in, a [`Config`] that holds together out.
+//!
+//! [`Config::parse`] reads everything it can and reports every problem it meets, each with file, line, key and mend. What
+//! it returns has been validated: names are resolved to [`PortIndex`], addresses belong where they say, and everything
+//! later may rely on it. Flows that arrive on the control socket pass the same [`validate_flow`].
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::api::{self, FlowSpec};
+use crate::io::PortIndex;
+
+mod device;
+
+pub use device::{Device, DeviceError};
+
+/// Everything the forwarder is told at start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `[eal]`.
+    pub eal: EalConfig,
+    /// `[service]`.
+    pub service: ServiceConfig,
+    /// `[[port]]`, in the file's order; a [`PortIndex`] points here.
+    pub ports: Vec<PortConfig>,
+    /// `[[route]]`, in the file's order.
+    pub routes: Vec<RouteConfig>,
+    /// `[[neighbor]]`: next hops that are not asked for.
+    pub neighbors: Vec<NeighborConfig>,
+    /// `[workers]`.
+    pub workers: WorkersConfig,
+    /// `[[flow]]`, installed at start.
+    pub flows: Vec<FlowSpec>,
+    /// `[timers]`.
+    pub timers: Timers,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// Sentences about settings that are allowed but unwise; for the log and `--check`.
+    pub notices: Vec<String>,
+}
+
+/// How DPDK's environment abstraction layer starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EalConfig {
+    /// Take packet memory from hugepages. False works without them, slower.
+    pub huge: bool,
+    /// Further EAL options, each its own string.
+    pub args: Vec<String>,
+}
+
+/// Where the control socket is and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// Group that owns the socket; its members may use it.
+    pub group: Option<String>,
+    /// Permission bits of the socket. In TOML an octal string, `"0660"`.
+    pub mode: u32,
+}
+
+/// An Ethernet port that the forwarder owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Unique name, 1 to 32 characters of `A-Za-z0-9._-`.
+    pub name: String,
+    /// The device behind it.
+    pub device: Device,
+    /// The forwarder's own addresses with their prefix lengths; at least one.
+    pub addresses: Vec<IpNet>,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// VLAN id of every frame of this port; none means untagged.
+    pub vlan: Option<u16>,
+    /// Queues the device offers; none takes one a worker.
+    pub queues: Option<u16>,
+    /// Default next hops, at most one a family, on-link.
+    pub gateway: Vec<IpAddr>,
+}
+
+/// A route to a network behind a next hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// Destinations; host bits are zero.
+    pub prefix: IpNet,
+    /// Next hop, on-link of `port`.
+    pub via: IpAddr,
+    /// Port it is reached by.
+    pub port: PortIndex,
+}
+
+/// A next hop whose MAC address is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeighborConfig {
+    /// Port it is reached by.
+    pub port: PortIndex,
+    /// Its address, on-link of `port`.
+    pub address: IpAddr,
+    /// Its MAC address, unicast.
+    pub mac: [u8; 6],
+}
+
+/// Which cores forward and what they do without traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WorkersConfig {
+    /// One worker a core.
+    pub cores: Cores,
+    /// What a worker does when no packet is there.
+    pub idle: Idle,
+}
+
+/// Choice of cores.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Cores {
+    /// The forwarder chooses, near the devices.
+    #[default]
+    Auto,
+    /// These, each once; not empty.
+    List(Vec<usize>),
+}
+
+/// What a worker does when no packet is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Polls on; the core is taken whole.
+    #[default]
+    Poll,
+    /// Yields the core, so that several programs share a small machine.
+    Adaptive,
+}
+
+/// Lifetimes in seconds, each at least 1 and at most 1,000,000.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timers {
+    /// A UDP connection without packets. RFC 4787 section 4.3: not below 120, better 300.
+    pub udp: u32,
+    /// An established TCP connection without packets. RFC 5382 section 5: not below 7440.
+    pub tcp_established: u32,
+    /// A TCP connection that opens or closes. RFC 5382 section 5: not below 240.
+    pub tcp_transitory: u32,
+    /// A resolved next hop before it is probed again.
+    pub neighbor: u32,
+}
+
+/// Sizes of tables, fixed at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of one worker.
+    pub connections: usize,
+    /// Flows.
+    pub flows: usize,
+    /// Next hops, over all ports.
+    pub neighbors: usize,
+    /// Source ports that connections to targets take. In TOML `"32768-65535"`.
+    pub source_ports: RangeInclusive<u16>,
+}
+
+impl Default for EalConfig {
+    fn default() -> Self {
+        Self { huge: true, args: Vec::new() }
+    }
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self { socket: PathBuf::from(api::DEFAULT_SOCKET), group: None, mode: 0o660 }
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { udp: 300, tcp_established: 7440, tcp_transitory: 240, neighbor: 60 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 65_536, flows: 4096, neighbors: 1024, source_ports: 32_768..=65_535 }
+    }
+}
