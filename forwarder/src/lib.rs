@@ -10,3 +10,4 @@ pub mod config;
 pub mod dpdk;
 pub mod io;
 pub mod service;
+pub mod wire;
