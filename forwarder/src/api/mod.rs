@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub mod table;
+
 /// Version of the protocol spoken on the control socket. A server refuses a client whose version differs.
 pub const VERSION: u32 = 1;
 
@@ -38,6 +40,15 @@ pub enum Proto {
     Tcp,
     /// UDP, RFC 768; carries QUIC.
     Udp,
+}
+
+impl std::fmt::Display for Proto {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Proto::Tcp => "tcp",
+            Proto::Udp => "udp",
+        })
+    }
 }
 
 /// What an operator or S2CS installs: the fields of `flow add` and of a `[[flow]]` table.
@@ -73,6 +84,19 @@ pub mod lease {
         Text(String),
     }
 
+    /// Seconds of a text such as `1h 30m`, `90s` or `3600`; at least one, parts of a second are cut off.
+    ///
+    /// # Errors
+    /// A sentence that shows how a lease is written.
+    pub fn parse(text: &str) -> Result<u64, String> {
+        let seconds = text.parse().or_else(|_| humantime::parse_duration(text).map(|d| d.as_secs()));
+        match seconds {
+            Err(_) => Err(format!("lease {text:?} is not a duration; write it like \"1h\" or \"90s\"")),
+            Ok(0) => Err("a lease is at least one second; leave it out for no lease".to_owned()),
+            Ok(seconds) => Ok(seconds),
+        }
+    }
+
     /// Seconds, as an integer.
     pub fn serialize<S: Serializer>(v: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
         match v {
@@ -81,21 +105,14 @@ pub mod lease {
         }
     }
 
-    /// An integer number of seconds or a text such as `1h 30m`; at least one second.
+    /// An integer number of seconds or a text that [`parse`] takes.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-        let seconds = match Option::<Raw>::deserialize(d)? {
+        let text = match Option::<Raw>::deserialize(d)? {
             None => return Ok(None),
-            Some(Raw::Seconds(s)) => s,
-            Some(Raw::Text(t)) => humantime::parse_duration(&t)
-                .map_err(|e| {
-                    serde::de::Error::custom(format!("lease {t:?} is not a duration ({e}); write it like \"1h\" or \"90s\""))
-                })?
-                .as_secs(),
+            Some(Raw::Seconds(s)) => s.to_string(),
+            Some(Raw::Text(t)) => t,
         };
-        if seconds == 0 {
-            return Err(serde::de::Error::custom("a lease is at least one second; leave it out for no lease"));
-        }
-        Ok(Some(seconds))
+        parse(&text).map(Some).map_err(serde::de::Error::custom)
     }
 }
 

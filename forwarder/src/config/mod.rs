@@ -5,18 +5,28 @@
 //! later may rely on it. Flows that arrive on the control socket pass the same [`validate_flow`].
 #![forbid(unsafe_code)]
 
+use std::fmt;
+use std::io::Read;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
 use crate::api::{self, FlowSpec};
 use crate::io::PortIndex;
 
+mod build;
+mod describe;
 mod device;
+mod network;
+mod read;
 
 pub use device::{Device, DeviceError};
+pub use network::{FlowError, MAX_LEASE, Network, NextHop, validate_flow};
+
+/// Longest configuration read, in bytes; more is a mistake.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Everything the forwarder is told at start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -180,5 +190,72 @@ impl Default for Timers {
 impl Default for Limits {
     fn default() -> Self {
         Self { connections: 65_536, flows: 4096, neighbors: 1024, source_ports: 32_768..=65_535 }
+    }
+}
+
+/// One thing wrong in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Name of the text, usually its path.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Path of the key, such as `port[0].mtu`.
+    pub key: String,
+    /// What is wrong and the mend.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: {}", self.file, self.line, self.key, self.message)
+    }
+}
+
+/// Why there is no [`Config`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {} cannot be read ({source}); give a readable TOML file with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It reads, but does not hold together; one problem a line.
+    #[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<Problem>),
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or every problem in it.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let read = || {
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+            if text.len() as u64 > MAX_FILE {
+                return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "it has more than 16 MiB"));
+            }
+            Ok(text)
+        };
+        let text = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Config::parse(&text, &path.display().to_string())
+    }
+
+    /// Validates a text; `name` stands for the file in problems.
+    ///
+    /// # Errors
+    /// Every problem in it.
+    pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
+        build::config(text, name)
+    }
+
+    /// Ports and routes, for questions about addresses.
+    pub fn network(&self) -> Network<'_> {
+        Network { ports: &self.ports, routes: &self.routes }
     }
 }

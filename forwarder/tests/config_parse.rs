@@ -1,0 +1,435 @@
+//! The configuration from outside: what is read, and what is said of mistakes.
+
+use forwarder::api::{FlowSpec, Proto};
+use forwarder::config::{Config, ConfigError, Cores, FlowError, Idle, validate_flow};
+use proptest::prelude::*;
+
+const EXAMPLE: &str = include_str!("../../docs/s2ds.example.toml");
+
+/// Two ports, ahead of which or behind which a test writes what it is about.
+const PORTS: &str = r#"
+[[port]]
+name = "lan"
+device = "af_packet:veth0"
+addresses = ["10.0.0.1/24", "fd00::1/64"]
+
+[[port]]
+name = "wan"
+device = "af_packet:veth1"
+addresses = ["192.0.2.1/24"]
+gateway = "192.0.2.254"
+mtu = 1500
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(text, "s2ds.toml") {
+        Err(ConfigError::Invalid(problems)) => problems.iter().map(ToString::to_string).collect(),
+        other => panic!("{text}\nshould have problems, gave {other:?}"),
+    }
+}
+
+/// `line` is appended to the two ports (12 lines); its only problem begins so and holds the mend.
+#[track_caller]
+fn one_problem(text: &str, begins: &str, mend: &str) {
+    let found = problems(&format!("{PORTS}{text}"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with(begins) && found[0].contains(mend), "{}\n{begins} ... {mend}", found[0]);
+}
+
+fn flow(changes: &str) -> String {
+    let mut fields = vec![
+        ("name", "\"f\""),
+        ("proto", "\"tcp\""),
+        ("listen", "\"10.0.0.1:5000\""),
+        ("target", "\"192.0.2.9:5000\""),
+        ("from", "[\"10.0.0.0/24\"]"),
+    ];
+    for change in changes.split(';').filter(|c| !c.is_empty()) {
+        let (key, value) = change.split_once('=').unwrap();
+        fields.retain(|(k, _)| *k != key);
+        if !value.is_empty() {
+            fields.push((key, value));
+        }
+    }
+    let fields: String = fields.iter().map(|(k, v)| format!("{k} = {v}\n")).collect();
+    format!("[[flow]]\n{fields}")
+}
+
+#[test]
+fn the_example_is_valid_and_says_what_it_says() {
+    let config = Config::parse(EXAMPLE, "docs/s2ds.example.toml").unwrap();
+    assert_eq!(config.ports.len(), 2);
+    assert_eq!(config.ports[0].vlan, Some(120));
+    assert_eq!(config.ports[1].gateway.len(), 2);
+    assert_eq!(config.routes[0].port, 0);
+    assert_eq!(config.neighbors[0].mac, [2, 0, 0, 0, 0, 7]);
+    assert_eq!(config.workers.cores, Cores::List(vec![2, 3]));
+    assert_eq!(config.flows[0].lease, Some(12 * 3600));
+    assert_eq!(config.service.mode, 0o660);
+    assert_eq!(config.notices, Vec::<String>::new());
+    let text = config.describe();
+    for part in [
+        "beamline7-detector",
+        "10.10.0.1 on lan",
+        "0000:81:00.1",
+        "02:00:00:00:00:07",
+        "2 on cores 2, 3",
+        "0660",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
+#[test]
+fn what_the_example_calls_default_is() {
+    let defaults = Config::parse(PORTS, "x").unwrap();
+    let example = Config::parse(EXAMPLE, "x").unwrap();
+    assert_eq!(defaults.eal, example.eal);
+    assert_eq!(defaults.timers, example.timers);
+    assert_eq!(defaults.limits, example.limits);
+    assert_eq!(defaults.service.socket, example.service.socket);
+    assert_eq!(defaults.service.mode, example.service.mode);
+    assert_eq!(defaults.workers.idle, Idle::Poll);
+    assert_eq!(defaults.workers.cores, Cores::Auto);
+    assert_eq!(defaults.ports[0].mtu, 1500);
+}
+
+#[test]
+fn every_mistake_has_its_line_key_and_mend() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("[eal]\nhuge = 1", "s2ds.toml:14: eal.huge: ", "true or false"),
+        ("[eal]\nhug = true", "s2ds.toml:14: eal.hug: ", "did you mean \"huge\"?"),
+        ("[eal]\nargs = [\"--\"]", "s2ds.toml:14: eal.args[0]: ", "leave it out"),
+        ("[worker]\n", "s2ds.toml:13: worker: ", "did you mean \"workers\"?"),
+        ("[zebra]\n", "s2ds.toml:13: zebra: ", "known here are eal, service,"),
+        ("[service]\nmode = \"0999\"", "s2ds.toml:14: service.mode: ", "\"0660\""),
+        ("[service]\nmode = 660", "s2ds.toml:14: service.mode: ", "in quotes"),
+        ("[service]\nmode = \"7777\"", "s2ds.toml:14: service.mode: ", "octal"),
+        ("[service]\nsocket = \"\"", "s2ds.toml:14: service.socket: ", "give the path"),
+        ("[service]\ngroup = \"\"", "s2ds.toml:14: service.group: ", "leave it out"),
+        ("[workers]\ncores = []", "s2ds.toml:14: workers.cores: ", "at least one"),
+        ("[workers]\ncores = [1, 1]", "s2ds.toml:14: workers.cores: ", "core 1 twice"),
+        ("[workers]\ncores = [-1]", "s2ds.toml:14: workers.cores: ", "0 to 1023"),
+        ("[workers]\ncores = \"all\"", "s2ds.toml:14: workers.cores: ", "\"auto\""),
+        ("[workers]\nidle = \"sleep\"", "s2ds.toml:14: workers.idle: ", "\"adaptive\""),
+        ("[timers]\nudp = 0", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),
+        ("[timers]\nudp = 99999999999999999999", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),
+        ("[timers]\nudp = 1.5", "s2ds.toml:14: timers.udp: ", "whole number"),
+        ("[limits]\nconnections = 0", "s2ds.toml:14: limits.connections: ", "1 to 16777216"),
+        ("[limits]\nsource_ports = \"80-90\"", "s2ds.toml:14: limits.source_ports: ", "from 1024 on"),
+        ("[limits]\nsource_ports = \"5000-4000\"", "s2ds.toml:14: limits.source_ports: ", "32768-65535"),
+        (
+            "[[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"10.0.0.9\"\nport = \"lam\"",
+            "s2ds.toml:16: route[0].port: ",
+            "lan, wan",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"10.7.0.9\"\nport = \"lan\"",
+            "s2ds.toml:15: route[0].via: ",
+            "not on-link",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"10.0.0.1\"\nport = \"lan\"",
+            "s2ds.toml:15: route[0].via: ",
+            "itself",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"10.0.0.255\"\nport = \"lan\"",
+            "s2ds.toml:15: route[0].via: ",
+            "broadcast",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"fd00::9\"\nport = \"lan\"",
+            "s2ds.toml:15: route[0].via: ",
+            "family",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.1/16\"\nvia = \"10.0.0.9\"\nport = \"lan\"",
+            "s2ds.toml:14: route[0].prefix: ",
+            "write 10.9.0.0/16",
+        ),
+        (
+            "[[route]]\nprefix = \"10.9.0.0\"\nvia = \"10.0.0.9\"\nport = \"lan\"",
+            "s2ds.toml:14: route[0].prefix: ",
+            "/32",
+        ),
+        ("[[route]]\nvia = \"10.0.0.9\"\nport = \"lan\"", "s2ds.toml:13: route[0].prefix: ", "missing"),
+        (
+            "[[neighbor]]\nport = \"lan\"\naddress = \"10.0.0.9\"\nmac = \"01:00:5e:00:00:01\"",
+            "s2ds.toml:16: neighbor[0].mac: ",
+            "unicast",
+        ),
+        (
+            "[[neighbor]]\nport = \"lan\"\naddress = \"10.0.0.9\"\nmac = \"2:0:0:0:0:1\"",
+            "s2ds.toml:16: neighbor[0].mac: ",
+            "02:00:00:00:00:01",
+        ),
+        (
+            "[[neighbor]]\nport = \"wan\"\naddress = \"10.0.0.9\"\nmac = \"02:00:00:00:00:01\"",
+            "s2ds.toml:15: neighbor[0].address: ",
+            "192.0.2.0/24",
+        ),
+        (
+            "[[neighbor]]\nport = \"lan\"\naddress = \"224.0.0.1\"\nmac = \"02:00:00:00:00:01\"",
+            "s2ds.toml:15: neighbor[0].address: ",
+            "multicast",
+        ),
+        (
+            "[[port]]\nname = \"lan\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]",
+            "s2ds.toml:14: port[2].name: ",
+            "its own",
+        ),
+        (
+            "[[port]]\nname = \"a b\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]",
+            "s2ds.toml:14: port[2].name: ",
+            "A-Za-z0-9._-",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"af_packet:veth1\"\naddresses = [\"10.5.0.1/24\"]",
+            "s2ds.toml:15: port[2].device: ",
+            "\"wan\"",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"eth0\"\naddresses = [\"10.5.0.1/24\"]",
+            "s2ds.toml:15: port[2].device: ",
+            "af_packet:IFACE",
+        ),
+        ("[[port]]\nname = \"c\"\ndevice = \"tap:t\"", "s2ds.toml:13: port[2].addresses: ", "missing"),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = []",
+            "s2ds.toml:16: port[2].addresses: ",
+            "empty",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.0.0.65/28\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "overlaps 10.0.0.1/24 of port \"lan\"",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.0/24\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "network or broadcast",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.255/24\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "network or broadcast",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"fd05::/64\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "network or broadcast",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"127.0.0.1/8\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "loopback",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"fe80::1/64\"]",
+            "s2ds.toml:16: port[2].addresses[0]: ",
+            "link-local",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\", \"10.5.0.1/24\"]",
+            "s2ds.toml:16: port[2].addresses[1]: ",
+            "twice",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\nmtu = 500",
+            "s2ds.toml:17: port[2].mtu: ",
+            "576 to 9600",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"fd05::1/64\"]\nmtu = 1000",
+            "s2ds.toml:17: port[2].mtu: ",
+            "1280 to 9600",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\nvlan = 4095",
+            "s2ds.toml:17: port[2].vlan: ",
+            "1 to 4094",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\ngateway = \"10.6.0.1\"",
+            "s2ds.toml:17: port[2].gateway: ",
+            "10.5.0.0/24",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\ngateway = [\"10.5.0.2\", \"10.5.0.3\"]",
+            "s2ds.toml:17: port[2].gateway[1]: ",
+            "second gateway",
+        ),
+    ];
+    for (text, begins, mend) in cases {
+        one_problem(text, begins, mend);
+    }
+}
+
+#[test]
+fn flows_are_held_against_the_network() {
+    let cases = [
+        ("name=\"a b\"", "flow[0].name: ", "A-Za-z0-9._:@-"),
+        ("proto=\"sctp\"", "flow[0].proto: ", "\"udp\""),
+        ("from=[]", "flow[0].from: ", "10.1.0.0/16"),
+        ("from=", "flow[0].from: ", "missing"),
+        ("from=[\"10.0.0.0\"]", "flow[0].from[0]: ", "/32"),
+        ("from=[\"10.0.0.7/24\"]", "flow[0].from: ", "10.0.0.0/24 for the network or 10.0.0.7/32"),
+        ("from=[\"fd00::/64\"]", "flow[0].from: ", "different families"),
+        ("listen=\"10.0.0.2:5000\"", "flow[0].listen: ", "10.0.0.1, fd00::1, 192.0.2.1"),
+        ("listen=\"10.0.0.1:0\"", "flow[0].listen: ", "1 to 65535"),
+        ("listen=\"localhost:80\"", "flow[0].listen: ", "no host names"),
+        ("listen=\"0.0.0.0:80\"", "flow[0].listen: ", "unspecified"),
+        ("target=\"192.0.2.9:0\"", "flow[0].target: ", "1 to 65535"),
+        ("target=\"192.0.2.1:80\"", "flow[0].target: ", "itself"),
+        ("target=\"192.0.2.255:80\"", "flow[0].target: ", "broadcast"),
+        ("target=\"239.0.0.1:80\"", "flow[0].target: ", "multicast"),
+        ("target=\"127.0.0.1:80\"", "flow[0].target: ", "loopback"),
+        ("target=\"[fd00::9]:80\"", "flow[0].target: ", "not supported"),
+        ("max_conns=0", "flow[0].max_conns: ", "1 to"),
+        ("lease=\"soon\"", "flow[0].lease: ", "\"1h\""),
+        ("lease=\"900y\"", "flow[0].lease: ", "10 years"),
+        ("listn=\"10.0.0.1:1\"", "flow[0].listn: ", "did you mean \"listen\"?"),
+    ];
+    for (change, key, mend) in cases {
+        let found = problems(&format!("{PORTS}{}", flow(change)));
+        assert_eq!(found.len(), 1, "{change}: {found:#?}");
+        assert!(found[0].contains(key) && found[0].contains(mend), "{change}: {}", found[0]);
+    }
+    let v6 = "listen=\"[fd00::1]:80\";target=\"[2001:db8::1]:80\";from=[\"fd00::/64\"]";
+    let found = problems(&format!("{PORTS}{}", flow(v6)));
+    assert!(found.len() == 1 && found[0].contains("nothing leads to [2001:db8::1]:80"), "{found:?}");
+}
+
+#[test]
+fn names_and_listeners_of_flows_are_taken_once() {
+    let second = flow("listen=\"10.0.0.1:5001\"");
+    let found = problems(&format!("{PORTS}{}{second}", flow("")));
+    assert!(
+        found.len() == 1 && found[0].contains("flow[1].name") && found[0].contains("flow[0]"),
+        "{found:?}"
+    );
+    let found = problems(&format!("{PORTS}{}{}", flow(""), flow("name=\"g\"")));
+    assert!(found.len() == 1 && found[0].contains("\"f\" listens on tcp 10.0.0.1:5000 already"), "{found:?}");
+    let other_protocol = flow("name=\"g\";proto=\"udp\"");
+    assert_eq!(Config::parse(&format!("{PORTS}{}{other_protocol}", flow("")), "x").unwrap().flows.len(), 2);
+}
+
+#[test]
+fn all_problems_are_reported_in_the_order_of_lines() {
+    let text = "[eal]\nhuge = \"yes\"\n[timers]\nudp = 0\n[[port]]\nname = \"p\"\ndevice = \"x\"\naddresses = [\"10.0.0.1/24\"]\n\
+                [[route]]\nprefix = \"0.0.0.0/0\"\nvia = \"10.1.1.1\"\nport = \"p\"\nmetric = 3\n";
+    let found = problems(text);
+    let keys: Vec<_> = found.iter().map(|p| p.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        ["s2ds.toml:2", "s2ds.toml:4", "s2ds.toml:7", "s2ds.toml:11", "s2ds.toml:13"],
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_syntax_error_names_its_line() {
+    let found = problems("[eal]\nhuge = tru\n");
+    assert!(found[0].starts_with("s2ds.toml:2: TOML: "), "{found:?}");
+    assert!(problems("")[0].starts_with("s2ds.toml:1: port: there is no port"));
+}
+
+#[test]
+fn more_entries_than_the_limit_are_refused() {
+    let limits = "[limits]\nflows = 1\n";
+    let found = problems(&format!("{PORTS}{limits}{}{}", flow(""), flow("name=\"g\";listen=\"10.0.0.1:1\"")));
+    assert!(found.len() == 1 && found[0].contains("limits.flows is 1"), "{found:?}");
+    let ports: String = (0..17)
+        .map(|i| {
+            format!("[[port]]\nname = \"p{i}\"\ndevice = \"tap:t{i}\"\naddresses = [\"10.{i}.0.1/24\"]\n")
+        })
+        .collect();
+    let found = problems(&ports);
+    assert!(found.len() == 1 && found[0].contains("port[16]: ") && found[0].contains("16"), "{found:?}");
+}
+
+#[test]
+fn a_port_needs_a_queue_for_each_worker() {
+    let text = PORTS.replace("addresses = [\"192", "queues = 1\naddresses = [\"192");
+    let found = problems(&format!("[workers]\ncores = [0, 1]\n{text}"));
+    assert!(found.len() == 1 && found[0].contains("port[1].queues: is less than the 2 workers"), "{found:?}");
+}
+
+#[test]
+fn short_timers_are_allowed_and_noticed() {
+    let config = Config::parse(&format!("{PORTS}[timers]\nudp = 2\ntcp_transitory = 3\n"), "x").unwrap();
+    assert_eq!((config.timers.udp, config.timers.tcp_transitory), (2, 3));
+    assert_eq!(config.notices.len(), 2);
+    assert!(config.notices[0].contains("RFC 4787"), "{:?}", config.notices);
+    assert!(config.describe().contains("notice: timers.udp is 2 s"));
+}
+
+#[test]
+fn the_next_hop_is_the_longest_prefix() {
+    let routes = "[[route]]\nprefix = \"10.0.0.0/8\"\nvia = \"10.0.0.9\"\nport = \"lan\"\n\
+                  [[route]]\nprefix = \"10.9.0.0/16\"\nvia = \"192.0.2.9\"\nport = \"wan\"\n";
+    let config = Config::parse(&format!("{PORTS}{routes}"), "x").unwrap();
+    let hop =
+        |to: &str| config.network().next_hop(to.parse().unwrap()).map(|h| (h.port, h.address.to_string()));
+    assert_eq!(hop("10.0.0.77"), Some((0, "10.0.0.77".into())));
+    assert_eq!(hop("10.1.0.1"), Some((0, "10.0.0.9".into())));
+    assert_eq!(hop("10.9.0.1"), Some((1, "192.0.2.9".into())));
+    assert_eq!(hop("8.8.8.8"), Some((1, "192.0.2.254".into())));
+    assert_eq!(hop("fd00::7"), Some((0, "fd00::7".into())));
+    assert_eq!(hop("2001:db8::1"), None);
+}
+
+#[test]
+fn an_ipv6_next_hop_may_be_link_local() {
+    let route = "[[route]]\nprefix = \"::/0\"\nvia = \"fe80::1\"\nport = \"lan\"\n";
+    assert!(Config::parse(&format!("{PORTS}{route}"), "x").is_ok());
+    one_problem(&route.replace("lan", "wan"), "s2ds.toml:15: route[0].via: ", "not on-link of port \"wan\"");
+}
+
+#[test]
+fn a_flow_from_the_socket_passes_the_same_checks() {
+    let config = Config::parse(PORTS, "x").unwrap();
+    let good = FlowSpec {
+        name: "f".into(),
+        proto: Proto::Udp,
+        listen: "10.0.0.1:5000".parse().unwrap(),
+        target: "198.51.100.1:5000".parse().unwrap(),
+        from: vec!["10.0.0.0/24".parse().unwrap()],
+        max_conns: None,
+        lease: Some(60),
+    };
+    assert_eq!(validate_flow(&config.network(), &good), Ok(()));
+    let open = FlowSpec { from: vec![], ..good.clone() };
+    assert_eq!(validate_flow(&config.network(), &open), Err(FlowError::NoSource));
+    let own = FlowSpec { target: "192.0.2.1:1".parse().unwrap(), ..good.clone() };
+    let error = validate_flow(&config.network(), &own).unwrap_err();
+    assert_eq!(error.field(), "target");
+    let lease = FlowSpec { lease: Some(u64::MAX), ..good };
+    assert_eq!(validate_flow(&config.network(), &lease).unwrap_err().field(), "lease");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load("/nonexistent/s2ds.toml".as_ref()).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/s2ds.toml") && error.contains("--config"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        _ = Config::parse(&text, "x");
+    }
+
+    /// Closer to the code: the example with a piece cut out and another put in its place.
+    #[test]
+    fn no_damaged_example_makes_it_panic(at in 0..EXAMPLE.len(), cut in 0usize..40, put in "[\\PC\n]{0,12}|/0|\\[\\[port\\]\\]|\"\"|-1|::") {
+        let start = (0..=at).rev().find(|i| EXAMPLE.is_char_boundary(*i)).unwrap_or(0);
+        let end = (start + cut..=EXAMPLE.len()).find(|i| EXAMPLE.is_char_boundary(*i)).unwrap_or(EXAMPLE.len());
+        let text = format!("{}{put}{}", &EXAMPLE[..start], &EXAMPLE[end..]);
+        match Config::parse(&text, "x") {
+            Ok(config) => prop_assert!(!config.describe().is_empty()),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
