@@ -1,1 +1,7 @@
-//! Bench.
+//! What moves traffic through the relay to try it and to measure it.
+//!
+//! [`topology`] builds networks in a box, [`stream`] holds the sources and sinks that stand for producer and consumer
+//! applications, and [`demo`] shows the whole relay at work with both and with foreign programs.
+#![forbid(unsafe_code)]
+
+pub mod topology;

@@ -1,0 +1,320 @@
+//! The standard topology.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use forwarder::api::Proto;
+
+use super::{Gateway, Netns, TopologyError, Workdir, find_tool};
+
+/// An IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// `v4` or `v6`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        }
+    }
+}
+
+/// An interface of the topology: network and host number. The same numbers make its IPv4 and its IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u8, u8);
+
+impl Place {
+    /// The consumer.
+    pub const CONSUMER: Place = Place(0x81, 2);
+    /// A second address of the consumer's host, also allowed: where a roaming client goes.
+    pub const ROAMED: Place = Place(0x81, 3);
+    /// An address of the consumer's host that no flow allows.
+    pub const STRANGER: Place = Place(0x81, 66);
+    /// The consumer's gateway, consumer's side: where the consumer connects to.
+    pub const CONSUMER_GATEWAY: Place = Place(0x81, 1);
+    /// The consumer's gateway, WAN side.
+    pub const CONSUMER_WAN: Place = Place(0x82, 1);
+    /// The producer's gateway, WAN side.
+    pub const PRODUCER_WAN: Place = Place(0x82, 2);
+    /// The producer's gateway, producer's side.
+    pub const PRODUCER_GATEWAY: Place = Place(0x83, 1);
+    /// The producer.
+    pub const PRODUCER: Place = Place(0x83, 2);
+
+    /// Its address: 10.8N.0.H or fd8N::H.
+    #[must_use]
+    pub fn ip(self, family: Family) -> IpAddr {
+        let Place(net, host) = self;
+        match family {
+            Family::V4 => Ipv4Addr::new(10, 80 + (net & 0xf), 0, host).into(),
+            Family::V6 => Ipv6Addr::new(0xfd00 | u16::from(net), 0, 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// Its address with `port`.
+    #[must_use]
+    pub fn socket(self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(family), port)
+    }
+
+    fn prefixed(self, family: Family) -> String {
+        format!("{}/{}", self.ip(family), if family == Family::V4 { 24 } else { 64 })
+    }
+}
+
+/// Port numbers that the relay's flows carry, the same at every hop.
+pub mod ports {
+    /// iperf3: TCP for control and data, UDP for data.
+    pub const IPERF: u16 = 5201;
+    /// s2bench's streams over TCP and over UDP.
+    pub const STREAM: u16 = 5301;
+    /// QUIC, ours or a foreign one.
+    pub const QUIC: u16 = 5302;
+}
+
+/// What the relay carries by default.
+const SERVICES: [(Proto, u16); 5] = [
+    (Proto::Tcp, ports::IPERF),
+    (Proto::Udp, ports::IPERF),
+    (Proto::Tcp, ports::STREAM),
+    (Proto::Udp, ports::STREAM),
+    (Proto::Udp, ports::QUIC),
+];
+
+/// Name of the flow that carries a service, the same on both gateways: `tcp-5201-v4`.
+#[must_use]
+pub fn flow_name(proto: Proto, port: u16, family: Family) -> String {
+    format!("{}-{port}-{}", proto_name(proto), family.name())
+}
+
+fn proto_name(proto: Proto) -> &'static str {
+    match proto {
+        Proto::Tcp => "tcp",
+        Proto::Udp => "udp",
+    }
+}
+
+/// How s2ds gets hold of a veth end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Driver {
+    /// DPDK's net_af_packet.
+    AfPacket,
+    /// DPDK's net_af_xdp, in copy mode; needs root.
+    AfXdp,
+}
+
+impl Driver {
+    /// As in a `device` of the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::AfPacket => "af_packet",
+            Driver::AfXdp => "af_xdp",
+        }
+    }
+}
+
+/// Variations of the topology.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    /// Devices of both gateways.
+    pub driver: Driver,
+    /// Tags the consumer's access link with this VLAN id.
+    pub vlan: Option<u16>,
+    /// Largest IP packet of every link, in bytes.
+    pub mtu: u16,
+    /// TOML appended to both gateways' configuration, such as `[timers]`.
+    pub extra: String,
+}
+
+impl Default for RelayOptions {
+    fn default() -> RelayOptions {
+        RelayOptions { driver: Driver::AfPacket, vlan: None, mtu: 1500, extra: String::new() }
+    }
+}
+
+/// Two hosts and two running gateways between them. Dropping it takes everything down.
+#[derive(Debug)]
+pub struct Relay {
+    /// The consumer's gateway: listens where the consumer connects, targets the producer's gateway.
+    pub consumer_gateway: Gateway,
+    /// The producer's gateway: listens on the WAN, targets the producer.
+    pub producer_gateway: Gateway,
+    /// The consumer's host.
+    pub consumer: Netns,
+    /// The producer's host.
+    pub producer: Netns,
+}
+
+impl Relay {
+    /// Builds the networks, starts both gateways and waits until they answer.
+    pub fn start(options: &RelayOptions) -> Result<Relay, TopologyError> {
+        let dir = Arc::new(Workdir::new()?);
+        let [consumer, near, far, producer] =
+            ["consumer", "consumer-gateway", "producer-gateway", "producer"]
+                .map(|n| Netns::new(n, dir.clone()));
+        let (consumer, near, far, producer) = (consumer?, near?, far?, producer?);
+
+        near.join("lan", &consumer, "eth0", options.mtu)?;
+        near.join("wan", &far, "wan", options.mtu)?;
+        far.join("lan", &producer, "eth0", options.mtu)?;
+        for gateway in [&near, &far] {
+            // s2ds owns the links: the kernel must neither answer nor ask on them.
+            gateway.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
+            for device in ["lan", "wan"] {
+                gateway.sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
+                gateway.ip(&format!("link set {device} arp off up"))?;
+            }
+        }
+        if let Some(vlan) = options.vlan {
+            tag(&consumer, "eth0", vlan)?;
+        }
+        for (host, places) in [
+            (&consumer, &[Place::CONSUMER, Place::ROAMED, Place::STRANGER][..]),
+            (&producer, &[Place::PRODUCER]),
+        ] {
+            host.ip("link set eth0 up")?;
+            for place in places {
+                host.ip(&format!("address add {} dev eth0", place.prefixed(Family::V4)))?;
+                host.ip(&format!("address add {} dev eth0 nodad", place.prefixed(Family::V6)))?;
+            }
+        }
+
+        let cores = cores();
+        let consumer_gateway = Gateway::start(near, &near_config(options, cores[0]))?;
+        let producer_gateway = Gateway::start(far, &far_config(options, cores[cores.len() - 1]))?;
+        Ok(Relay { consumer_gateway, producer_gateway, consumer, producer })
+    }
+
+    /// Both gateways with their names.
+    #[must_use]
+    pub fn gateways(&self) -> [&Gateway; 2] {
+        [&self.consumer_gateway, &self.producer_gateway]
+    }
+}
+
+fn near_config(options: &RelayOptions, core: usize) -> String {
+    let mut text = head(options, core);
+    port(&mut text, options, "lan", Place::CONSUMER_GATEWAY, options.vlan);
+    port(&mut text, options, "wan", Place::CONSUMER_WAN, None);
+    flows(&mut text, Place::CONSUMER_GATEWAY, Place::PRODUCER_WAN, |family| match family {
+        Family::V4 => "10.81.0.0/27".into(),
+        Family::V6 => "fd81::/123".into(),
+    });
+    text
+}
+
+fn far_config(options: &RelayOptions, core: usize) -> String {
+    let mut text = head(options, core);
+    port(&mut text, options, "wan", Place::PRODUCER_WAN, None);
+    port(&mut text, options, "lan", Place::PRODUCER_GATEWAY, None);
+    flows(&mut text, Place::PRODUCER_WAN, Place::PRODUCER, |family| {
+        format!("{}/{}", Place::CONSUMER_WAN.ip(family), if family == Family::V4 { 32 } else { 128 })
+    });
+    text
+}
+
+fn head(options: &RelayOptions, core: usize) -> String {
+    // Adaptive, because gateways and hosts share the cores of one machine; no hugepages, so that nothing is set aside.
+    format!("{}\n[eal]\nhuge = false\n[workers]\ncores = [{core}]\nidle = \"adaptive\"\n", options.extra)
+}
+
+fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, vlan: Option<u16>) {
+    let _ = write!(
+        text,
+        "[[port]]\nname = \"{name}\"\ndevice = \"{}:{name}\"\naddresses = [\"{}\", \"{}\"]\nmtu = {}\n",
+        options.driver.name(),
+        place.prefixed(Family::V4),
+        place.prefixed(Family::V6),
+        options.mtu
+    );
+    if let Some(vlan) = vlan {
+        let _ = writeln!(text, "vlan = {vlan}");
+    }
+}
+
+fn flows(text: &mut String, listen: Place, target: Place, from: impl Fn(Family) -> String) {
+    for (proto, port) in SERVICES {
+        for family in Family::ALL {
+            let _ = write!(
+                text,
+                "[[flow]]\nname = \"{}\"\nproto = \"{}\"\nlisten = \"{}\"\ntarget = \"{}\"\nfrom = [\"{}\"]\n",
+                flow_name(proto, port, family),
+                proto_name(proto),
+                listen.socket(family, port),
+                target.socket(family, port),
+                from(family)
+            );
+        }
+    }
+}
+
+/// Cores this process may use; at least one.
+fn cores() -> Vec<usize> {
+    let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    let mut cores = Vec::new();
+    if let Ok(set) = allowed {
+        cores.extend((0..nix::sched::CpuSet::count()).filter(|c| set.is_set(*c).unwrap_or(false)));
+    }
+    if cores.is_empty() {
+        cores.push(0);
+    }
+    cores
+}
+
+/// Makes `device` a tagged link: what leaves gets the tag, what enters must have it and loses it.
+///
+/// A VLAN sub-interface would do, where the kernel has them; these two BPF programs do everywhere.
+fn tag(netns: &Netns, device: &str, vlan: u16) -> Result<(), TopologyError> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let (source, object) = (netns.dir().join("vlan.c"), netns.dir().join("vlan.o"));
+    fs::write(&source, include_str!("vlan.c")).map_err(TopologyError::io("write vlan.c"))?;
+    let (source, object) = (source.to_string_lossy(), object.to_string_lossy());
+    find_tool("clang")?;
+    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+    let vid = format!("-DVID={vlan}");
+    netns.output("clang", &["-O2", "-target", "bpf", &include, &vid, "-c", &source, "-o", &object], LIMIT)?;
+    netns.output("tc", &["qdisc", "add", "dev", device, "clsact"], LIMIT)?;
+    for (direction, section) in [("egress", "tc"), ("ingress", "classifier")] {
+        let filter = ["filter", "add", "dev", device, direction, "bpf", "da", "obj", &object, "sec", section];
+        netns.output("tc", &filter, LIMIT)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_the_plan() {
+        assert_eq!(Place::CONSUMER.ip(Family::V4).to_string(), "10.81.0.2");
+        assert_eq!(Place::STRANGER.ip(Family::V6).to_string(), "fd81::42");
+        assert_eq!(Place::PRODUCER_GATEWAY.socket(Family::V6, 1).to_string(), "[fd83::1]:1");
+    }
+
+    #[test]
+    fn the_stranger_is_outside_what_flows_allow() {
+        for (family, prefix) in [(Family::V4, "10.81.0.0/27"), (Family::V6, "fd81::/123")] {
+            let prefix: ipnet::IpNet = prefix.parse().unwrap();
+            assert!(prefix.contains(&Place::CONSUMER.ip(family)));
+            assert!(prefix.contains(&Place::ROAMED.ip(family)));
+            assert!(!prefix.contains(&Place::STRANGER.ip(family)));
+        }
+    }
+}
