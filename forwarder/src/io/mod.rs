@@ -10,6 +10,7 @@
 use arrayvec::ArrayVec;
 
 pub mod memory;
+pub mod pcap;
 
 /// Most packets taken from a queue at once.
 pub const BURST: usize = 32;

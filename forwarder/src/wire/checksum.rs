@@ -14,7 +14,7 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes. An odd last byte counts as if a zero followed: only the last slice added may have an odd length.
     #[inline]
-    pub fn add(self, bytes: &[u8]) -> Sum {
+    pub fn plus(self, bytes: &[u8]) -> Sum {
         let (words, tail) = bytes.as_chunks::<4>();
         // 32 bits at a time into 64: carries gather in the upper half and are folded in at the end.
         let mut sum = self.0 + words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum::<u64>();
@@ -68,19 +68,19 @@ fn udp(checksum: u16) -> u16 {
 /// The sum of bytes.
 #[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
-    Sum::default().add(bytes)
+    Sum::default().plus(bytes)
 }
 
 /// The IPv4 pseudo header (RFC 9293 section 3.1): `len` is that of the transport header and its data, in bytes.
 #[inline]
 pub fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: u16) -> Sum {
-    sum(&src.octets()).add(&dst.octets()).add(&[0, protocol]).add(&len.to_be_bytes())
+    sum(&src.octets()).plus(&dst.octets()).plus(&[0, protocol]).plus(&len.to_be_bytes())
 }
 
 /// The IPv6 pseudo header (RFC 8200 section 8.1): `len` is that of the transport header and its data, in bytes.
 #[inline]
 pub fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: u32) -> Sum {
-    sum(&src.octets()).add(&dst.octets()).add(&len.to_be_bytes()).add(&[0, 0, 0, protocol])
+    sum(&src.octets()).plus(&dst.octets()).plus(&len.to_be_bytes()).plus(&[0, 0, 0, protocol])
 }
 
 /// What a change of header fields does to a checksum that covers them (RFC 1624, equation 3): made once for a
@@ -118,6 +118,22 @@ impl Delta {
     #[inline]
     pub fn inverse(self) -> Delta {
         Delta::of(u64::from(!self.0))
+    }
+
+    /// The change back when `yes`, without a branch. Unlike [`Delta::inverse`] it may give "no change" as all ones, which
+    /// only a checksum of 0xffff could tell from zero.
+    #[inline(always)]
+    pub fn inverse_if(self, yes: bool) -> Delta {
+        Delta(self.0 ^ 0u16.wrapping_sub(u16::from(yes)))
+    }
+
+    /// An IPv4 header checksum after the change and a [`Delta::TTL_DECREMENT`].
+    #[inline(always)]
+    #[must_use]
+    pub fn apply_and_ttl(self, checksum: u16) -> u16 {
+        let sum = u32::from(!checksum) + u32::from(self.0) + u32::from(Self::TTL_DECREMENT.0);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        !((sum >> 16) + (sum & 0xffff)) as u16
     }
 
     /// The checksum (a raw word) after the change.

@@ -77,7 +77,7 @@ impl<'a> Icmpv6<'a> {
 
     /// True when the checksum is right. `bytes` of [`Icmpv6::parse`] has to be the whole message, `pseudo` its pseudo header.
     pub fn checksum_ok(&self, pseudo: Sum) -> bool {
-        pseudo.add(self.bytes).is_valid()
+        pseudo.plus(self.bytes).is_valid()
     }
 
     /// True for the errors that quote a packet and that a translator passes on.
@@ -179,7 +179,7 @@ impl Message {
         if ip.hop_limit() != 255 {
             return Err(WireError::BadHopLimit);
         }
-        if !ip.pseudo().add(bytes).is_valid() {
+        if !ip.pseudo().plus(bytes).is_valid() {
             return Err(WireError::BadChecksum);
         }
         let target = match first::<16>(&message[HEADER..]) {
@@ -274,7 +274,7 @@ fn write_message(
         message.extend(mac.0);
     }
     let len = message.len() as u16;
-    let sum = checksum::pseudo_v6(src, dst, PROTO_ICMPV6, u32::from(len)).add(&message).finish();
+    let sum = checksum::pseudo_v6(src, dst, PROTO_ICMPV6, u32::from(len)).plus(&message).finish();
     message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_ne_bytes());
 
     let mut packet = ArrayVec::<u8, { ipv6::HEADER + MESSAGE + OPTION }>::new();
@@ -303,7 +303,7 @@ mod tests {
     /// Recomputes the checksum after a change, so that only the change is at fault.
     fn mend(packet: &mut [u8]) {
         packet[42..44].fill(0);
-        let sum = Ipv6::parse_quoted(packet).unwrap().pseudo().add(&packet[40..]).finish();
+        let sum = Ipv6::parse_quoted(packet).unwrap().pseudo().plus(&packet[40..]).finish();
         packet[42..44].copy_from_slice(&sum.to_ne_bytes());
     }
 

@@ -82,7 +82,7 @@ impl<'a> Tcp<'a> {
 
     /// True when the checksum is right. `bytes` of [`Tcp::parse`] has to be the whole IP payload.
     pub fn checksum_ok(&self, pseudo: Sum) -> bool {
-        pseudo.add(self.bytes).is_valid()
+        pseudo.plus(self.bytes).is_valid()
     }
 }
 

@@ -63,7 +63,7 @@ impl<'a> Udp<'a> {
     /// True when the checksum is right or not used. `pseudo` is the pseudo header with [`Udp::len`] as its length; the whole
     /// datagram has to lie in the first segment.
     pub fn checksum_ok(&self, pseudo: Sum) -> bool {
-        self.checksum() == 0 || pseudo.add(clamp(self.bytes, 0, self.len())).is_valid()
+        self.checksum() == 0 || pseudo.plus(clamp(self.bytes, 0, self.len())).is_valid()
     }
 }
 
