@@ -9,5 +9,6 @@ pub mod config;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod io;
+pub mod neighbor;
 pub mod service;
 pub mod wire;
