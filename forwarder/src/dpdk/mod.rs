@@ -1,1 +1,35 @@
-//! placeholder
+//! The edge to real devices: safe wrappers of DPDK by ownership, and [`DpdkIo`], which the engine polls.
+//!
+//! Who owns whom is the teardown order, so that it cannot be got wrong:
+//!
+//! ```text
+//! DpdkIo -> Queue -> Arc<Port> -> Arc<Mempool> -> Arc<Eal>
+//! ```
+//!
+//! A [`Queue`] is handed out once and moves into its worker. The last one to go lets its [`Port`] stop, close and detach
+//! the device; then the [`Mempool`] frees its memory, then the [`Eal`] cleans up. An [`Mbuf`] is a plain pointer and holds
+//! nothing; a pool that still misses mbufs when it is dropped therefore stays in memory instead of being freed.
+//!
+//! Threads that allocate or free mbufs often hold a [`WorkerThread`], which gives them a mempool cache of their own.
+
+mod device;
+mod eal;
+mod error;
+mod io;
+mod mbuf;
+mod mempool;
+mod port;
+mod queue;
+mod ring;
+pub mod telemetry;
+mod thread;
+
+pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
+pub use error::DpdkError;
+pub use io::DpdkIo;
+pub use mbuf::Mbuf;
+pub use mempool::{Mempool, data_room_for};
+pub use port::{Link, Port, PortSettings, PortStats};
+pub use queue::Queue;
+pub use ring::RingPair;
+pub use thread::WorkerThread;

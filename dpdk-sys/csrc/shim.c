@@ -1,0 +1,135 @@
+#include "shim.h"
+
+#include <stdio.h>
+
+#include <rte_cycles.h>
+#include <rte_log.h>
+#include <rte_version.h>
+
+uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n)
+{
+	return rte_eth_rx_burst(port, queue, out, n);
+}
+
+uint16_t s2_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t n)
+{
+	return rte_eth_tx_burst(port, queue, in, n);
+}
+
+int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int n)
+{
+	return rte_pktmbuf_alloc_bulk(pool, out, n);
+}
+
+void s2_free(struct rte_mbuf *m)
+{
+	rte_pktmbuf_free(m);
+}
+
+unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n)
+{
+	return rte_ring_enqueue_burst(ring, (void *const *)in, n, NULL);
+}
+
+unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsigned int n)
+{
+	return rte_ring_dequeue_burst(ring, (void **)out, n, NULL);
+}
+
+uint16_t s2_pool_data_room(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_data_room_size(pool);
+}
+
+uint64_t s2_rdtsc(void)
+{
+	return rte_rdtsc();
+}
+
+int s2_errno(void)
+{
+	return rte_errno;
+}
+
+uint32_t s2_lcore_id(void)
+{
+	return rte_lcore_id();
+}
+
+void s2_log_to_stderr(void)
+{
+	rte_openlog_stream(stderr);
+}
+
+int s2_link(uint16_t port, int *up, uint32_t *mbps)
+{
+	struct rte_eth_link link = {0};
+	int err = rte_eth_link_get_nowait(port, &link);
+
+	if (err < 0)
+		return err;
+	*up = link.link_status == RTE_ETH_LINK_UP;
+	*mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
+	return 0;
+}
+
+int s2_tel_add_u64(struct rte_tel_data *d, const char *name, uint64_t value)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 3, 0, 0)
+	return rte_tel_data_add_dict_uint(d, name, value);
+#else
+	return rte_tel_data_add_dict_u64(d, name, value);
+#endif
+}
+
+#define MEMBER(symbol, field) {'o', #symbol, offsetof(struct rte_mbuf, field)}
+
+int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
+{
+	/* Spelled out again rather than taken from the header, so that a slip there shows. */
+	static const struct {
+		char which;
+		const char *name;
+		uint64_t value;
+	} all[] = {
+		MEMBER(S2_OFF_BUF_ADDR, buf_addr),
+		MEMBER(S2_OFF_DATA_OFF, data_off),
+		MEMBER(S2_OFF_REFCNT, refcnt),
+		MEMBER(S2_OFF_NB_SEGS, nb_segs),
+		MEMBER(S2_OFF_PORT, port),
+		MEMBER(S2_OFF_OL_FLAGS, ol_flags),
+		MEMBER(S2_OFF_PKT_LEN, pkt_len),
+		MEMBER(S2_OFF_DATA_LEN, data_len),
+		MEMBER(S2_OFF_VLAN_TCI, vlan_tci),
+		MEMBER(S2_OFF_BUF_LEN, buf_len),
+		MEMBER(S2_OFF_NEXT, next),
+		{'s', "S2_SIZEOF_MBUF", sizeof(struct rte_mbuf)},
+		{'s', "S2_HEADROOM", RTE_PKTMBUF_HEADROOM},
+		{'s', "S2_MEMPOOL_CACHE_MAX", RTE_MEMPOOL_CACHE_MAX_SIZE},
+		{'s', "S2_RING_SP_SC", RING_F_SP_ENQ | RING_F_SC_DEQ},
+		{'s', "S2_TEL_DICT_ENTRIES", RTE_TEL_MAX_DICT_ENTRIES},
+		{'s', "sizeof rte_eth_conf", sizeof(struct rte_eth_conf)},
+		{'s', "sizeof rte_eth_dev_info", sizeof(struct rte_eth_dev_info)},
+		{'s', "sizeof rte_eth_stats", sizeof(struct rte_eth_stats)},
+		{'s', "sizeof rte_ether_addr", sizeof(struct rte_ether_addr)},
+		{'s', "offset rte_eth_conf.rx_adv_conf", offsetof(struct rte_eth_conf, rx_adv_conf)},
+		{'s', "offset rte_eth_dev_info.max_rx_queues", offsetof(struct rte_eth_dev_info, max_rx_queues)},
+		{'s', "offset rte_eth_dev_info.tx_offload_capa", offsetof(struct rte_eth_dev_info, tx_offload_capa)},
+		{'f', "S2_RX_VLAN", RTE_MBUF_F_RX_VLAN},
+		{'f', "S2_RX_VLAN_STRIPPED", RTE_MBUF_F_RX_VLAN_STRIPPED},
+		{'f', "S2_RX_OFFLOAD_VLAN_STRIP", RTE_ETH_RX_OFFLOAD_VLAN_STRIP},
+		{'f', "S2_RX_OFFLOAD_VLAN_FILTER", RTE_ETH_RX_OFFLOAD_VLAN_FILTER},
+		{'f', "S2_TX_OFFLOAD_MBUF_FAST_FREE", RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},
+		{'f', "S2_RSS_IP_TCP_UDP", RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP},
+	};
+	unsigned int seen = 0;
+
+	for (size_t k = 0; k < sizeof(all) / sizeof(all[0]); k++) {
+		if (all[k].which != which || seen++ != i)
+			continue;
+		*name = all[k].name;
+		*value = all[k].value;
+		return 0;
+	}
+	return -1;
+}

@@ -1,0 +1,75 @@
+/* What Rust sees of DPDK: the functions bindgen is told to bind, and C for what it cannot bind (static inlines,
+ * thread-local macros, 64-bit flag macros) or what differs between releases. */
+#ifndef S2_SHIM_H
+#define S2_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_eth_ring.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_ring.h>
+#include <rte_telemetry.h>
+
+/* Offsets of the mbuf fields that Rust reads and writes inline. */
+enum {
+	S2_OFF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	S2_OFF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	S2_OFF_REFCNT = offsetof(struct rte_mbuf, refcnt),
+	S2_OFF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
+	S2_OFF_PORT = offsetof(struct rte_mbuf, port),
+	S2_OFF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
+	S2_OFF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
+	S2_OFF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	S2_OFF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
+	S2_OFF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	S2_OFF_NEXT = offsetof(struct rte_mbuf, next),
+};
+
+enum {
+	S2_SIZEOF_MBUF = sizeof(struct rte_mbuf),
+	S2_HEADROOM = RTE_PKTMBUF_HEADROOM,
+	S2_MEMPOOL_CACHE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE,
+	S2_RING_SP_SC = RING_F_SP_ENQ | RING_F_SC_DEQ,
+	S2_SOCKET_ANY = SOCKET_ID_ANY,
+	S2_TEL_DICT_ENTRIES = RTE_TEL_MAX_DICT_ENTRIES,
+};
+
+static const uint64_t S2_RX_VLAN = RTE_MBUF_F_RX_VLAN;
+static const uint64_t S2_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
+static const uint64_t S2_RX_OFFLOAD_VLAN_STRIP = RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
+static const uint64_t S2_RX_OFFLOAD_VLAN_FILTER = RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+static const uint64_t S2_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint64_t S2_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+
+uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n);
+uint16_t s2_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t n);
+/* n mbufs with their fields reset, or none of them and a negative value. */
+int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int n);
+void s2_free(struct rte_mbuf *m);
+unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n);
+unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsigned int n);
+uint16_t s2_pool_data_room(struct rte_mempool *pool);
+
+uint64_t s2_rdtsc(void);
+int s2_errno(void);
+/* UINT32_MAX on a thread EAL does not know. */
+uint32_t s2_lcore_id(void);
+/* EAL and drivers write to stderr, and nothing to syslog. */
+void s2_log_to_stderr(void);
+
+/* Link state without waiting; mbps is 0 when unknown. Negative errno on failure. */
+int s2_link(uint16_t port, int *up, uint32_t *mbps);
+
+int s2_tel_add_u64(struct rte_tel_data *d, const char *name, uint64_t value);
+
+/* The values above as the C compiler sees them, for the tests. which: 'o' offset, 's' scalar, 'f' flag; -1 at the end. */
+int s2_check(char which, unsigned int i, const char **name, uint64_t *value);
+
+#endif

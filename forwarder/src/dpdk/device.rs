@@ -1,0 +1,367 @@
+//! From the configuration's [`Device`] to an Ethernet device that EAL knows, and back.
+
+use std::ffi::{CString, OsStr, c_int};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::eal::Eal;
+use super::error::{DpdkError, errno_text};
+use super::port::PortSettings;
+use crate::config::Device;
+
+/// What was wrong and what to do, before the port's name is put to it.
+#[derive(Debug)]
+pub(super) struct Fault {
+    problem: String,
+    mend: String,
+}
+
+impl Fault {
+    pub(super) fn new(problem: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { problem: problem.into(), mend: mend.into() }
+    }
+
+    pub(super) fn of(self, settings: &PortSettings) -> DpdkError {
+        DpdkError::Port {
+            port: settings.name.clone(),
+            device: settings.device.to_string(),
+            problem: self.problem,
+            mend: self.mend,
+        }
+    }
+}
+
+/// The name under which EAL finds a device, and the driver's arguments.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    bus: &'static str,
+    name: String,
+    args: String,
+}
+
+/// An Ethernet device that is ours. Dropping it stops, closes and detaches it.
+#[derive(Debug)]
+pub(super) struct Attached {
+    bus: &'static str,
+    name: CString,
+    port_id: Option<u16>,
+    started: bool,
+    _eal: Arc<Eal>,
+}
+
+impl Attached {
+    /// Plugs the device in.
+    pub(super) fn attach(eal: &Arc<Eal>, settings: &PortSettings) -> Result<Self, Fault> {
+        check(settings)?;
+        let place = place(settings)?;
+        let nul = || Fault::new("its text contains a NUL byte", "remove it");
+        let name = CString::new(place.name).map_err(|_| nul())?;
+        let args = CString::new(place.args).map_err(|_| nul())?;
+        let mut attached =
+            Self { bus: place.bus, name, port_id: None, started: false, _eal: Arc::clone(eal) };
+        // EAL has plugged in the PCI devices it was allowed when it started.
+        if place.bus == "pci" && attached.find() {
+            return Ok(attached);
+        }
+        if attached.find() {
+            // It is another port's: do not detach it on the way out.
+            std::mem::forget(attached);
+            return Err(in_use());
+        }
+        let bus = CString::new(place.bus).map_err(|_| nul())?;
+        // SAFETY: C strings that EAL copies.
+        let err =
+            unsafe { dpdk_sys::rte_eal_hotplug_add(bus.as_ptr(), attached.name.as_ptr(), args.as_ptr()) };
+        if err == -libc::EEXIST {
+            std::mem::forget(attached);
+            return Err(in_use());
+        }
+        if err < 0 {
+            return Err(refused(settings, err));
+        }
+        if !attached.find() {
+            return Err(Fault::new(
+                "it is no Ethernet device",
+                "name a DPDK network device, such as net_null0",
+            ));
+        }
+        Ok(attached)
+    }
+
+    /// Takes over a port that `rte_eth_from_rings` made.
+    pub(super) fn from_rings(eal: &Arc<Eal>, name: CString, port_id: u16) -> Self {
+        Self { bus: "vdev", name, port_id: Some(port_id), started: false, _eal: Arc::clone(eal) }
+    }
+
+    /// DPDK's number of the port.
+    pub(super) fn port_id(&self) -> u16 {
+        self.port_id.unwrap_or(u16::MAX)
+    }
+
+    /// Starts the configured device.
+    pub(super) fn start(&mut self) -> Result<(), c_int> {
+        // SAFETY: the port is ours and not started.
+        let err = unsafe { dpdk_sys::rte_eth_dev_start(self.port_id()) };
+        self.started = err == 0;
+        if err < 0 { Err(err) } else { Ok(()) }
+    }
+
+    fn find(&mut self) -> bool {
+        let mut id = 0;
+        // SAFETY: a C string and a place for the answer.
+        let found = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(self.name.as_ptr(), &raw mut id) } == 0;
+        self.port_id = found.then_some(id);
+        found
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let bus = if self.bus == "pci" { c"pci" } else { c"vdev" };
+        // SAFETY: the port is ours and its queues are gone. Failure leaves nothing that could be done better here.
+        unsafe {
+            if let Some(id) = self.port_id {
+                if self.started {
+                    dpdk_sys::rte_eth_dev_stop(id);
+                }
+                dpdk_sys::rte_eth_dev_close(id);
+            }
+            dpdk_sys::rte_eal_hotplug_remove(bus.as_ptr(), self.name.as_ptr());
+        }
+    }
+}
+
+fn in_use() -> Fault {
+    Fault::new("another port uses it", "give each port a device of its own")
+}
+
+/// Whether the kernel owns the interface and its MTU.
+pub(super) fn kernel_interface(device: &Device) -> Option<&str> {
+    match device {
+        Device::AfPacket(interface) | Device::AfXdp(interface) => Some(interface),
+        _ => None,
+    }
+}
+
+/// What drivers tell badly or not at all: absent devices and missing rights.
+fn check(settings: &PortSettings) -> Result<(), Fault> {
+    const CAP_NET_ADMIN: u32 = 12;
+    const CAP_NET_RAW: u32 = 13;
+    let need = |capability: u32, name: &str| {
+        if has_capability(capability) {
+            return Ok(());
+        }
+        Err(Fault::new(
+            format!("the process lacks {name}"),
+            format!("run as root, in a user namespace (unshare -Urn), or with AmbientCapabilities={name}"),
+        ))
+    };
+    match &settings.device {
+        Device::AfPacket(interface) => {
+            check_interface(interface, settings.mtu)?;
+            need(CAP_NET_RAW, "CAP_NET_RAW")
+        }
+        Device::AfXdp(interface) => {
+            check_interface(interface, settings.mtu)?;
+            need(CAP_NET_RAW, "CAP_NET_RAW")?;
+            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")
+        }
+        Device::Tap(_) if !Path::new("/dev/net/tun").exists() => {
+            Err(Fault::new("this machine has no /dev/net/tun", "load the kernel module with `modprobe tun`"))
+        }
+        Device::Tap(_) => need(CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+        Device::Pci(address) => check_pci(Path::new("/sys/bus/pci"), address),
+        Device::Pcap(file) => fs::File::open(file).map(drop).map_err(|e| {
+            Fault::new(format!("the capture file cannot be read ({e})"), "name a pcap file that exists")
+        }),
+        Device::Memif(path) | Device::Vhost(path) => match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Fault::new(
+                format!("the socket's folder {} does not exist", folder.display()),
+                "make it first",
+            )),
+            _ => Ok(()),
+        },
+        Device::Vdev(_) => Ok(()),
+    }
+}
+
+fn has_capability(bit: u32) -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|caps| caps >> bit & 1 != 0)
+}
+
+fn check_interface(interface: &str, mtu: u16) -> Result<(), Fault> {
+    let Some(have) = interface_mtu(interface) else {
+        return Err(Fault::new(
+            format!("there is no interface {interface} in this network namespace"),
+            "create it, or correct the name (`ip link` lists them)",
+        ));
+    };
+    if have < c_int::from(mtu) {
+        return Err(Fault::new(
+            format!("interface {interface} has MTU {have}, and the port wants {mtu}"),
+            format!("run `ip link set dev {interface} mtu {mtu}`, or lower the port's mtu"),
+        ));
+    }
+    Ok(())
+}
+
+/// The MTU of an interface of this thread's network namespace (which /sys may not show).
+fn interface_mtu(interface: &str) -> Option<c_int> {
+    // SAFETY: all zero is a valid ifreq, and bytes of the union are written and read as the kernel defines them. The socket
+    // is closed again.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        let room = request.ifr_name.len() - 1;
+        for (to, from) in request.ifr_name.iter_mut().take(room).zip(interface.bytes()) {
+            *to = from as libc::c_char;
+        }
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return None;
+        }
+        let found = libc::ioctl(socket, libc::SIOCGIFMTU, &raw mut request) == 0;
+        libc::close(socket);
+        found.then_some(request.ifr_ifru.ifru_mtu)
+    }
+}
+
+fn check_pci(sys: &Path, address: &str) -> Result<(), Fault> {
+    let folder = sys.join("devices").join(address);
+    if !folder.is_dir() {
+        return Err(Fault::new(
+            "this machine has no such PCI device",
+            "correct the address (`dpdk-devbind.py --status-dev net` lists them)",
+        ));
+    }
+    let driver = fs::read_link(folder.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
+    // Mellanox devices are shared with their kernel driver.
+    if matches!(driver, Some("vfio-pci" | "uio_pci_generic" | "igb_uio" | "mlx4_core" | "mlx5_core")) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        match driver {
+            Some(driver) => format!("it is bound to the kernel's driver {driver}"),
+            None => "it is bound to no driver".to_owned(),
+        },
+        format!("bind it with `dpdk-devbind.py -b vfio-pci {address}` (the kernel then lets go of it)"),
+    ))
+}
+
+fn place(settings: &PortSettings) -> Result<Place, Fault> {
+    let (i, queues) = (settings.index, settings.queues);
+    let vdev = |driver: &str, args: String| Place { bus: "vdev", name: format!("{driver}{i}"), args };
+    Ok(match &settings.device {
+        Device::Pci(address) => Place { bus: "pci", name: address.clone(), args: String::new() },
+        Device::AfPacket(interface) => vdev("net_af_packet", af_packet(interface, queues, settings.mtu)),
+        Device::AfXdp(interface) => {
+            vdev("net_af_xdp", format!("iface={interface},start_queue=0,queue_count={queues}"))
+        }
+        Device::Tap(name) => vdev("net_tap", format!("iface={name}")),
+        // The first to come listens.
+        Device::Memif(path) => {
+            let role = if path.exists() { "client" } else { "server" };
+            let bsize = ring_frame(settings.mtu);
+            vdev(
+                "net_memif",
+                format!("role={role},socket={},socket-abstract=no,bsize={bsize}", path.display()),
+            )
+        }
+        Device::Vhost(path) => vdev("net_vhost", format!("iface={},queues={queues}", path.display())),
+        Device::Pcap(file) => {
+            let sent = file.with_extension("tx.pcap");
+            vdev("net_pcap", format!("rx_pcap={},tx_pcap={}", file.display(), sent.display()))
+        }
+        Device::Vdev(raw) => {
+            let (name, args) = raw.split_once(',').unwrap_or((raw, ""));
+            if name.is_empty() {
+                return Err(Fault::new("it names no driver", "write it like vdev:net_null0,size=64"));
+            }
+            Place { bus: "vdev", name: name.to_owned(), args: args.to_owned() }
+        }
+    })
+}
+
+/// Bytes of a kernel ring frame (and of an mbuf) for frames of this MTU: Ethernet header, two VLAN tags, and what the
+/// kernel puts before the frame (struct tpacket2_hdr, struct sockaddr_ll and alignment, 66 bytes).
+pub(super) fn ring_frame(mtu: u16) -> u16 {
+    const BESIDES: u16 = 14 + 8 + 66;
+    mtu.saturating_add(BESIDES).max(2048).checked_next_multiple_of(1024).unwrap_or(64 * 1023)
+}
+
+/// Arguments of net_af_packet. The driver takes the frames of the kernel's ring to lie without gaps, so a block must be a
+/// multiple both of the page and of the frame.
+fn af_packet(interface: &str, queues: u16, mtu: u16) -> String {
+    const PAGE: u32 = 4096;
+    const RING: u32 = 4 << 20;
+    let frame = u32::from(ring_frame(mtu));
+    let block = (1..=4).map(|n| n * frame).find(|b| b % PAGE == 0).unwrap_or(4 * frame);
+    let count = (RING / block) * (block / frame);
+    format!("iface={interface},qpairs={queues},blocksz={block},framesz={frame},framecnt={count}")
+}
+
+/// The driver has told details on stderr.
+fn refused(settings: &PortSettings, err: c_int) -> Fault {
+    let problem = format!("its driver refuses it ({})", errno_text(err));
+    match (&settings.device, -err) {
+        (_, libc::EPERM | libc::EACCES) => {
+            Fault::new(problem, "run as root, or give the process the capability it lacks")
+        }
+        (_, libc::EBUSY | libc::EADDRINUSE) => {
+            Fault::new(problem, "end the other program that uses the device")
+        }
+        (Device::AfXdp(_), _) => Fault::new(
+            problem,
+            "check that the interface has as many queues and is not used by another AF_XDP program",
+        ),
+        (Device::Vdev(_), libc::ENOENT | libc::ENODEV | libc::EINVAL) => {
+            Fault::new(problem, "check the driver's name and arguments, and that its package is installed")
+        }
+        _ => Fault::new(problem, "the lines above tell why"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_frames_hold_the_mtu_and_tile_their_blocks() {
+        for mtu in [576u16, 1280, 1500, 2000, 4000, 9000, 9600] {
+            let args = af_packet("veth0", 2, mtu);
+            let value = |key: &str| -> u32 {
+                let found = args.split(',').find_map(|a| a.strip_prefix(key)).unwrap();
+                found.trim_start_matches('=').parse().unwrap()
+            };
+            let (block, frame, count) = (value("blocksz"), value("framesz"), value("framecnt"));
+            assert!(frame >= u32::from(mtu) + 88, "{args}");
+            assert_eq!((block % 4096, block % frame, frame % 16), (0, 0, 0), "{args}");
+            assert_eq!(count % (block / frame), 0, "{args}");
+            assert!(count >= 256, "{args}");
+        }
+        assert_eq!(ring_frame(u16::MAX) % 1024, 0);
+    }
+
+    #[test]
+    fn a_pci_device_is_absent_or_with_the_wrong_driver() {
+        let sys = std::env::temp_dir().join(format!("s2-pci-{}", std::process::id()));
+        let device = sys.join("devices/0000:01:00.0");
+        fs::create_dir_all(&device).unwrap();
+        let problem =
+            |address: &str| check_pci(&sys, address).err().map(|f| format!("{}; {}", f.problem, f.mend));
+        assert!(problem("0000:02:00.0").unwrap().contains("no such PCI device"));
+        assert!(problem("0000:01:00.0").unwrap().contains("bound to no driver"));
+        for (driver, fits) in [("ixgbe", false), ("vfio-pci", true), ("mlx5_core", true)] {
+            let _ = fs::remove_file(device.join("driver"));
+            std::os::unix::fs::symlink(format!("../../drivers/{driver}"), device.join("driver")).unwrap();
+            assert_eq!(problem("0000:01:00.0").is_none(), fits, "{driver}");
+        }
+        assert!(problem("0000:01:00.0").is_none());
+        fs::remove_dir_all(&sys).unwrap();
+    }
+}

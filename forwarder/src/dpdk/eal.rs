@@ -1,0 +1,292 @@
+use std::ffi::{CString, c_char, c_int};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::error::{DpdkError, errno_text, last_errno};
+
+/// How EAL is to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EalOptions {
+    /// Hugepages, kept private to this process (`--in-memory`); false takes ordinary memory (`--no-huge`).
+    pub huge: bool,
+    /// Packet memory needed, in MiB. Without hugepages all of it is taken at start; with them so much must be free.
+    pub memory_mb: usize,
+    /// Core of EAL's own threads and of the calling thread. Workers bring their own threads.
+    pub main_core: usize,
+    /// PCI addresses EAL may touch; it leaves every other device alone.
+    pub pci: Vec<String>,
+    /// Further EAL options, configuration's first, command line's last. They win over the ones chosen here.
+    pub args: Vec<String>,
+}
+
+impl Default for EalOptions {
+    fn default() -> Self {
+        Self { huge: true, memory_mb: 256, main_core: 0, pci: Vec::new(), args: Vec::new() }
+    }
+}
+
+/// The running environment abstraction layer, one a process and only once. Dropping the last handle cleans it up.
+#[derive(Debug)]
+pub struct Eal(());
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Eal {
+    /// Starts EAL on the calling thread and pins that thread to the main core.
+    ///
+    /// # Errors
+    /// The main core is not available, there are too few free hugepages, an option is refused, or EAL was started before.
+    pub fn init(options: &EalOptions) -> Result<Arc<Self>, DpdkError> {
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Err(eal_error(
+                "EAL was started before in this process, and starts only once",
+                "start another process",
+            ));
+        }
+        let started = Self::start(options);
+        if matches!(started, Err(Refused::BeforeEal(_))) {
+            STARTED.store(false, Ordering::SeqCst);
+        }
+        started.map_err(|(Refused::BeforeEal(e) | Refused::ByEal(e))| e)
+    }
+
+    fn start(options: &EalOptions) -> Result<Arc<Self>, Refused> {
+        let argv = arguments(options);
+        if argv.iter().any(|a| a == "--in-memory") {
+            check_hugepages(options.memory_mb).map_err(Refused::BeforeEal)?;
+        }
+        let strings: Vec<CString> = argv
+            .iter()
+            .map(|a| CString::new(a.as_str()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| {
+            Refused::BeforeEal(eal_error("an EAL option contains a NUL byte", "remove it from [eal] args"))
+        })?;
+        if argv.iter().any(|a| a == "--lcores") {
+            pin(options.main_core).map_err(Refused::BeforeEal)?;
+        }
+
+        // EAL reorders the vector and keeps pointers into the strings: neither is ever freed.
+        let strings: &'static [CString] = Vec::leak(strings);
+        let mut pointers: Vec<*mut c_char> = strings.iter().map(|s| s.as_ptr().cast_mut()).collect();
+        pointers.push(std::ptr::null_mut());
+        let pointers: &'static mut [*mut c_char] = Vec::leak(pointers);
+        let count = c_int::try_from(strings.len()).unwrap_or(c_int::MAX);
+        // SAFETY: argv has `count` NUL-terminated strings and a final null, all alive for ever; EAL does not write into
+        // the strings. STARTED lets only one thread ever get here.
+        let outcome = unsafe {
+            dpdk_sys::s2_log_to_stderr();
+            dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr())
+        };
+        if outcome >= 0 {
+            return Ok(Arc::new(Self(())));
+        }
+        let errno = last_errno();
+        let (problem, mend) = match errno {
+            libc::EINVAL => (
+                format!("EAL refused its options `{}`", argv[1..].join(" ")),
+                "correct [eal] args or the options before `--`; the lines above name the one".to_owned(),
+            ),
+            libc::EACCES | libc::EPERM => (
+                format!("permission denied ({})", errno_text(errno)),
+                "run as root, or give the program CAP_IPC_LOCK, CAP_NET_RAW and CAP_NET_ADMIN".to_owned(),
+            ),
+            libc::ENOMEM => (
+                format!("{} MiB of memory cannot be had", options.memory_mb),
+                "free memory or hugepages, or lower the number of packet buffers".to_owned(),
+            ),
+            _ => (
+                format!("EAL failed with `{}`", errno_text(errno)),
+                "the lines above tell at which step; run with EAL option --log-level=debug for more"
+                    .to_owned(),
+            ),
+        };
+        Err(Refused::ByEal(DpdkError::Eal { problem, mend }))
+    }
+}
+
+impl Drop for Eal {
+    fn drop(&mut self) {
+        // SAFETY: the last handle goes, and everything made from EAL (ports, pools, rings, threads) holds one.
+        unsafe { dpdk_sys::rte_eal_cleanup() };
+    }
+}
+
+/// Whether the mistake was found before EAL was touched, so that starting can be tried again.
+enum Refused {
+    BeforeEal(DpdkError),
+    ByEal(DpdkError),
+}
+
+fn eal_error(problem: impl Into<String>, mend: impl Into<String>) -> DpdkError {
+    DpdkError::Eal { problem: problem.into(), mend: mend.into() }
+}
+
+/// EAL's command line. What the operator says about cores or memory replaces what would be chosen here.
+fn arguments(options: &EalOptions) -> Vec<String> {
+    let says = |names: &[&str]| {
+        options.args.iter().any(|a| {
+            names.iter().any(|n| match n.strip_prefix("--") {
+                Some(_) => a == n || a.strip_prefix(n).is_some_and(|rest| rest.starts_with('=')),
+                None => a.starts_with(n) && !a.starts_with("--"),
+            })
+        })
+    };
+    let mut argv = vec!["s2ds".to_owned(), "--log-level=warning".to_owned()];
+    if !says(&["-l", "-c", "--lcores"]) {
+        // lcore 0 whatever the core, because lcore numbers end at 127 and cores need not.
+        argv.extend(["--lcores".to_owned(), format!("0@{}", options.main_core)]);
+    }
+    if !says(&["--in-memory", "--no-huge", "--huge-dir", "--huge-unlink", "--socket-mem", "--proc-type"]) {
+        if options.huge {
+            argv.push("--in-memory".to_owned());
+        } else {
+            // No shared configuration: several forwarders share a machine, and nothing stays behind.
+            argv.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);
+            if !says(&["-m"]) {
+                argv.extend(["-m".to_owned(), options.memory_mb.to_string()]);
+            }
+        }
+    }
+    if !says(&["-a", "-b", "--allow", "--block", "--no-pci"]) {
+        if options.pci.is_empty() {
+            argv.push("--no-pci".to_owned());
+        }
+        argv.extend(options.pci.iter().flat_map(|address| ["-a".to_owned(), address.clone()]));
+    }
+    argv.extend(options.args.iter().cloned());
+    argv
+}
+
+/// EAL's control threads take over the affinity of the thread that starts it: narrow it so that they stay off workers.
+fn pin(core: usize) -> Result<(), DpdkError> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)
+        .map_err(|e| eal_error(format!("the cores cannot be read ({e})"), "run on Linux"))?;
+    if !allowed.is_set(core).unwrap_or(false) {
+        let have: Vec<String> = (0..CpuSet::count())
+            .filter(|c| allowed.is_set(*c).unwrap_or(false))
+            .map(|c| c.to_string())
+            .collect();
+        return Err(eal_error(
+            format!("its main core {core} is not among the cores this process may use ({})", have.join(", ")),
+            "choose one of those, or widen the process's CPU affinity",
+        ));
+    }
+    let mut only = CpuSet::new();
+    only.set(core).and_then(|()| sched_setaffinity(this, &only)).map_err(|e| {
+        eal_error(format!("its thread cannot be pinned to core {core} ({e})"), "choose another main core")
+    })
+}
+
+/// EAL's own answer to a lack of hugepages comes late and says little.
+fn check_hugepages(wanted_mb: usize) -> Result<(), DpdkError> {
+    let free_kb = free_hugepages_kb(Path::new("/sys/kernel/mm/hugepages"));
+    if free_kb / 1024 >= wanted_mb {
+        return Ok(());
+    }
+    Err(eal_error(
+        format!("{wanted_mb} MiB of hugepages are needed and {} MiB are free", free_kb / 1024),
+        format!(
+            "reserve them with `echo {} > /proc/sys/vm/nr_hugepages` as root, or set `huge = false` in [eal]",
+            wanted_mb.div_ceil(2).max(1)
+        ),
+    ))
+}
+
+/// Free hugepages of all sizes, in KiB; the folder has a subfolder a size, such as `hugepages-2048kB`.
+fn free_hugepages_kb(folder: &Path) -> usize {
+    let Ok(sizes) = fs::read_dir(folder) else { return 0 };
+    sizes
+        .flatten()
+        .filter_map(|size| {
+            let name = size.file_name();
+            let kb: usize = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let free: usize =
+                fs::read_to_string(size.path().join("free_hugepages")).ok()?.trim().parse().ok()?;
+            Some(kb * free)
+        })
+        .sum()
+}
+
+/// The processor's time-stamp counter, in ticks of [`tsc_hz`].
+#[inline]
+#[must_use]
+pub fn rdtsc() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { dpdk_sys::s2_rdtsc() }
+}
+
+/// Ticks of [`rdtsc`] in a second. EAL must have started, which the argument proves.
+#[must_use]
+pub fn tsc_hz(_eal: &Eal) -> u64 {
+    // SAFETY: EAL has calibrated the clock.
+    unsafe { dpdk_sys::rte_get_tsc_hz() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_give_way_to_the_operators_options() {
+        let plain =
+            arguments(&EalOptions { huge: false, memory_mb: 64, main_core: 3, ..EalOptions::default() });
+        assert_eq!(
+            plain,
+            [
+                "s2ds",
+                "--log-level=warning",
+                "--lcores",
+                "0@3",
+                "--no-huge",
+                "--no-shconf",
+                "-m",
+                "64",
+                "--no-pci"
+            ]
+        );
+        let args = ["-l2", "--huge-dir=/mnt/huge", "-a", "0000:01:00.0"].map(str::to_owned).to_vec();
+        let own = arguments(&EalOptions { args, ..EalOptions::default() });
+        assert_eq!(own, ["s2ds", "--log-level=warning", "-l2", "--huge-dir=/mnt/huge", "-a", "0000:01:00.0"]);
+        // `--log-level` must not pass for `-l`.
+        let args = vec!["--log-level=debug".to_owned()];
+        let log = arguments(&EalOptions { args, ..EalOptions::default() });
+        assert_eq!(
+            log,
+            [
+                "s2ds",
+                "--log-level=warning",
+                "--lcores",
+                "0@0",
+                "--in-memory",
+                "--no-pci",
+                "--log-level=debug"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_named_pci_devices_are_touched() {
+        let argv = arguments(&EalOptions { pci: vec!["0000:02:00.0".to_owned()], ..EalOptions::default() });
+        assert_eq!(&argv[5..], ["-a", "0000:02:00.0"]);
+    }
+
+    #[test]
+    fn free_hugepages_add_up_over_sizes() {
+        let folder = std::env::temp_dir().join(format!("s2-hugepages-{}", std::process::id()));
+        for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n"), ("other", "9\n")] {
+            fs::create_dir_all(folder.join(size)).unwrap();
+            fs::write(folder.join(size).join("free_hugepages"), free).unwrap();
+        }
+        let kb = free_hugepages_kb(&folder);
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(kb, 3 * 2048 + 1_048_576);
+        assert_eq!(free_hugepages_kb(&folder), 0);
+    }
+}

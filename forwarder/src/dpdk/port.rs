@@ -1,0 +1,377 @@
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use super::device::{Attached, Fault, kernel_interface};
+use super::eal::Eal;
+use super::error::{DpdkError, errno_text};
+use super::mempool::Mempool;
+use super::queue::Queue;
+use super::ring::{self, Ring, RingPair};
+use crate::config::Device;
+use crate::io::PortIndex;
+
+/// What a port is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSettings {
+    /// Place in the configuration.
+    pub index: PortIndex,
+    /// Name in the configuration, for errors.
+    pub name: String,
+    /// What is behind it.
+    pub device: Device,
+    /// Queue pairs, one a worker.
+    pub queues: u16,
+    /// Largest layer-3 packet, in bytes.
+    pub mtu: u16,
+    /// Receive descriptors a queue; the driver may adjust the number.
+    pub rx_descriptors: u16,
+    /// Send descriptors a queue; the driver may adjust the number.
+    pub tx_descriptors: u16,
+    /// Multicast MAC addresses it must receive.
+    pub multicast: Vec<[u8; 6]>,
+    /// VLAN id whose tagged frames it must receive. Tags stay in the frames.
+    pub vlan: Option<u16>,
+    /// Every frame that is ever sent here comes from the pool the port receives into.
+    pub one_pool: bool,
+}
+
+/// An Ethernet device in use. When the last handle goes - each [`Queue`] holds one - it is stopped, closed and detached.
+#[derive(Debug)]
+pub struct Port {
+    // Fields are dropped in this order: the device, then what its queues hold.
+    device: Attached,
+    _rings: Vec<Arc<Ring>>,
+    pool: Arc<Mempool>,
+    settings: PortSettings,
+    driver: String,
+    mac: [u8; 6],
+}
+
+/// State of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Frames can pass.
+    pub up: bool,
+    /// Mbit/s, when known.
+    pub speed: Option<u32>,
+}
+
+/// The device's own counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames given to workers.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames lost because workers were too slow (imissed).
+    pub missed: u64,
+    /// Frames received with errors (ierrors).
+    pub rx_errors: u64,
+    /// Frames lost because the pool was empty (rx_nombuf).
+    pub no_buffer: u64,
+    /// Frames taken but not sent (oerrors).
+    pub tx_errors: u64,
+}
+
+impl Port {
+    /// Plugs the device in, sets it up, starts it, and hands out its queues.
+    ///
+    /// # Errors
+    /// The device or interface does not exist, is in use or bound to another driver; a capability is missing; it has too few
+    /// queues, or cannot carry the MTU. Whatever was plugged in is detached again.
+    pub fn open(
+        eal: &Arc<Eal>,
+        settings: PortSettings,
+        pool: &Arc<Mempool>,
+    ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
+        match Attached::attach(eal, &settings) {
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new()),
+            Err(fault) => Err(fault.of(&settings)),
+        }
+    }
+
+    /// A port without a device: each of its queues ends in two rings of `ring_size` (a power of two) less one frames, whose
+    /// far ends the caller holds. `settings.device` is used in errors only.
+    ///
+    /// # Errors
+    /// There is no memory, or the port's index is in use.
+    pub fn from_rings(
+        settings: PortSettings,
+        ring_size: u32,
+        pool: &Arc<Mempool>,
+    ) -> Result<(Arc<Self>, Vec<Queue>, Vec<RingPair>), DpdkError> {
+        let (device, rings, far_ends) =
+            ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
+        let (port, queues) = Self::set_up(device, settings, pool, rings)?;
+        Ok((port, queues, far_ends))
+    }
+
+    fn set_up(
+        mut device: Attached,
+        settings: PortSettings,
+        pool: &Arc<Mempool>,
+        rings: Vec<Arc<Ring>>,
+    ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
+        let made = match configure(&mut device, &settings, pool) {
+            Ok(made) => made,
+            Err(fault) => return Err(fault.of(&settings)),
+        };
+        let queues = settings.queues;
+        let (driver, mac) = (made.driver, made.mac);
+        let port = Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, driver, mac });
+        let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, made.may_strip)).collect();
+        Ok((port, queues))
+    }
+
+    /// Place in the configuration.
+    #[must_use]
+    pub fn index(&self) -> PortIndex {
+        self.settings.index
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &PortSettings {
+        &self.settings
+    }
+
+    /// The pool it receives into.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Mempool> {
+        &self.pool
+    }
+
+    /// The driver's name, such as `net_af_packet`.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// MAC address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// NUMA node of the device, when it has one.
+    #[must_use]
+    pub fn numa_node(&self) -> Option<i32> {
+        // SAFETY: the port is open.
+        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(self.port_id()) };
+        (node >= 0).then_some(node)
+    }
+
+    /// State of the link now, without waiting for it to change; none when the driver does not tell.
+    #[must_use]
+    pub fn link(&self) -> Option<Link> {
+        let (mut up, mut speed) = (0, 0);
+        // SAFETY: the port is open; two places for the answer.
+        let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut up, &raw mut speed) };
+        (err == 0).then_some(Link { up: up != 0, speed: (speed != 0).then_some(speed) })
+    }
+
+    /// The device's counters since it was started; zeros when the driver has none.
+    #[must_use]
+    pub fn stats(&self) -> PortStats {
+        let mut raw = dpdk_sys::rte_eth_stats::default();
+        // SAFETY: the port is open; a place for the answer.
+        if unsafe { dpdk_sys::rte_eth_stats_get(self.port_id(), &raw mut raw) } != 0 {
+            return PortStats::default();
+        }
+        PortStats {
+            received: raw.ipackets,
+            sent: raw.opackets,
+            missed: raw.imissed,
+            rx_errors: raw.ierrors,
+            no_buffer: raw.rx_nombuf,
+            tx_errors: raw.oerrors,
+        }
+    }
+
+    pub(super) fn port_id(&self) -> u16 {
+        self.device.port_id()
+    }
+}
+
+struct Made {
+    driver: String,
+    mac: [u8; 6],
+    may_strip: bool,
+}
+
+/// From plugged in to running.
+fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>) -> Result<Made, Fault> {
+    let id = device.port_id();
+    let failed =
+        |what: &str, err: i32, mend: &str| Fault::new(format!("{what} failed ({})", errno_text(err)), mend);
+
+    let mut info = dpdk_sys::rte_eth_dev_info::default();
+    // SAFETY: the port is ours; a place for the answer.
+    let err = unsafe { dpdk_sys::rte_eth_dev_info_get(id, &raw mut info) };
+    if err < 0 {
+        return Err(failed("asking the driver for its limits", err, "use another device"));
+    }
+    check_limits(settings, &info, pool)?;
+
+    let config = config(settings, &info);
+    let queues = settings.queues;
+    // SAFETY: the port is ours and stopped.
+    let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
+    if err < 0 {
+        return Err(failed(
+            &format!("setting up {queues} queues for MTU {}", settings.mtu),
+            err,
+            "lower the port's queues or mtu; the lines above tell what the driver dislikes",
+        ));
+    }
+
+    let (mut rx, mut tx) = (settings.rx_descriptors, settings.tx_descriptors);
+    // SAFETY: the port is configured; a place for both answers.
+    let err = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx, &raw mut tx) };
+    if err < 0 {
+        return Err(failed("choosing the number of descriptors", err, "use the default numbers"));
+    }
+    // SAFETY: the port is ours.
+    let node = u32::try_from(unsafe { dpdk_sys::rte_eth_dev_socket_id(id) })
+        .unwrap_or(dpdk_sys::S2_SOCKET_ANY.cast_unsigned());
+    for queue in 0..queues {
+        // SAFETY: the port is configured with that many queues, null asks for the driver's defaults, and the port keeps the
+        // pool alive.
+        let err =
+            unsafe { dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.raw()) };
+        if err < 0 {
+            return Err(failed(
+                &format!("setting up receive queue {queue} with {rx} descriptors"),
+                err,
+                "use fewer descriptors, or larger or more packet buffers",
+            ));
+        }
+        // SAFETY: as above.
+        let err = unsafe { dpdk_sys::rte_eth_tx_queue_setup(id, queue, tx, node, std::ptr::null()) };
+        if err < 0 {
+            let what = format!("setting up send queue {queue} with {tx} descriptors");
+            return Err(failed(&what, err, "use fewer descriptors"));
+        }
+    }
+
+    // A kernel interface keeps the MTU its owner gave it, which is known to suffice.
+    if kernel_interface(&settings.device).is_none() {
+        // SAFETY: the port is ours.
+        let err = unsafe { dpdk_sys::rte_eth_dev_set_mtu(id, settings.mtu) };
+        if err < 0 && err != -libc::ENOTSUP {
+            return Err(failed(&format!("setting MTU {}", settings.mtu), err, "lower the port's mtu"));
+        }
+    }
+    device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
+    admit_vlan(id, settings, &config);
+    admit_multicast(id, settings)?;
+
+    let mut mac = dpdk_sys::rte_ether_addr::default();
+    // SAFETY: the port is ours; a place for the answer.
+    let err = unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut mac) };
+    if err < 0 {
+        return Err(failed("reading the MAC address", err, "use another device"));
+    }
+    let driver = if info.driver_name.is_null() {
+        String::new()
+    } else {
+        // SAFETY: the driver's name is a C string that lives as long as the driver.
+        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+    };
+    let may_strip = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_STRIP != 0;
+    Ok(Made { driver, mac: mac.addr_bytes, may_strip })
+}
+
+fn check_limits(
+    settings: &PortSettings,
+    info: &dpdk_sys::rte_eth_dev_info,
+    pool: &Arc<Mempool>,
+) -> Result<(), Fault> {
+    /// Ethernet header and two VLAN tags.
+    const FRAMING: u16 = 22;
+    let has = info.max_rx_queues.min(info.max_tx_queues);
+    if has < settings.queues {
+        return Err(Fault::new(
+            format!("{} queues are wanted and the device has {has}", settings.queues),
+            format!("set queues = {has} or run that many workers"),
+        ));
+    }
+    if info.max_mtu != 0 && settings.mtu > info.max_mtu {
+        return Err(Fault::new(
+            format!("MTU {} is wanted and the device carries at most {}", settings.mtu, info.max_mtu),
+            "lower the port's mtu",
+        ));
+    }
+    if settings.mtu.saturating_add(FRAMING) > pool.data_room() {
+        return Err(Fault::new(
+            format!(
+                "a frame of MTU {} does not fit into packet buffers of {} bytes",
+                settings.mtu,
+                pool.data_room()
+            ),
+            "use larger buffers or a lower mtu",
+        ));
+    }
+    Ok(())
+}
+
+fn config(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> dpdk_sys::rte_eth_conf {
+    let mut config = dpdk_sys::rte_eth_conf::default();
+    if kernel_interface(&settings.device).is_none() {
+        config.rxmode.mtu = u32::from(settings.mtu);
+    }
+    let rss = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP;
+    // A device that cannot hash has its own way to share packets out, such as AF_PACKET's fanout.
+    if settings.queues > 1 && rss != 0 {
+        config.rxmode.mq_mode = dpdk_sys::RTE_ETH_MQ_RX_RSS;
+        config.rx_adv_conf.rss_conf.rss_hf = rss;
+    }
+    if settings.vlan.is_some() {
+        config.rxmode.offloads |= info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER;
+    }
+    if settings.one_pool {
+        config.txmode.offloads |= info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MBUF_FAST_FREE;
+    }
+    config
+}
+
+/// Some virtual functions pass no tagged frame unless told; a device without a filter passes all.
+fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf) {
+    if let Some(vlan) = settings.vlan
+        && config.rxmode.offloads & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER != 0
+    {
+        // SAFETY: the port is ours. On failure the worst is a filter that was refused.
+        unsafe { dpdk_sys::rte_eth_dev_vlan_filter(id, vlan, 1) };
+    }
+}
+
+/// Neighbour discovery (RFC 4861) needs multicast: by address, else all of it, else everything. A device that knows none
+/// of the three has no filter.
+fn admit_multicast(id: u16, settings: &PortSettings) -> Result<(), Fault> {
+    if settings.multicast.is_empty() {
+        return Ok(());
+    }
+    let mut list: Vec<dpdk_sys::rte_ether_addr> =
+        settings.multicast.iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: *mac }).collect();
+    let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
+    // SAFETY: the port is ours, and the driver copies the list.
+    let mut by_address = || unsafe { dpdk_sys::rte_eth_dev_set_mc_addr_list(id, list.as_mut_ptr(), count) };
+    // SAFETY: the port is ours.
+    let mut all_multicast = || unsafe { dpdk_sys::rte_eth_allmulticast_enable(id) };
+    // SAFETY: the port is ours.
+    let mut everything = || unsafe { dpdk_sys::rte_eth_promiscuous_enable(id) };
+    let ways: [&mut dyn FnMut() -> i32; 3] = [&mut by_address, &mut all_multicast, &mut everything];
+    let mut refusal = None;
+    for way in ways {
+        match way() {
+            0 => return Ok(()),
+            err if err == -libc::ENOTSUP => {}
+            err => refusal = Some(err),
+        }
+    }
+    let Some(err) = refusal else { return Ok(()) };
+    Err(Fault::new(
+        format!("it cannot be made to receive multicast ({})", errno_text(err)),
+        "use another device, or remove the port's IPv6 addresses",
+    ))
+}

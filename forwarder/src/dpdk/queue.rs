@@ -1,0 +1,77 @@
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::mbuf::{self, Mbuf};
+use super::port::Port;
+
+/// One receive and one send queue of a port, handed out once and moved into the worker that polls it.
+#[derive(Debug)]
+pub struct Queue {
+    port: Arc<Port>,
+    port_id: u16,
+    id: u16,
+    /// The driver is able to take VLAN tags off, and some do so unasked.
+    may_strip: bool,
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl Queue {
+    pub(super) fn new(port: Arc<Port>, id: u16, may_strip: bool) -> Self {
+        Self { port_id: port.port_id(), port, id, may_strip, _not_sync: PhantomData }
+    }
+
+    /// The port it belongs to.
+    #[must_use]
+    pub fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+
+    /// Its number on the port, from 0.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Appends what the device has received, up to the burst's free capacity. Never waits.
+    #[inline]
+    pub fn rx<const N: usize>(&mut self, burst: &mut ArrayVec<Mbuf, N>) -> usize {
+        let had = burst.len();
+        // SAFETY: the queue is set up and started, only we poll it, and the driver writes what it says it received.
+        unsafe {
+            mbuf::append(burst, |slots, room| {
+                let room = u16::try_from(room).unwrap_or(u16::MAX);
+                usize::from(dpdk_sys::s2_rx_burst(self.port_id, self.id, slots, room))
+            });
+        }
+        if self.may_strip && burst[had..].iter().any(Mbuf::is_stripped) {
+            restore_tags(burst, had);
+        }
+        burst.len() - had
+    }
+
+    /// Sends from the front of `batch` what the device takes; the rest stays, in order. Returns how many it took.
+    #[inline]
+    pub fn tx<const N: usize>(&mut self, batch: &mut ArrayVec<Mbuf, N>) -> usize {
+        // SAFETY: the queue is set up and started, only we use it, and the driver owns as many mbufs as it says it took.
+        unsafe {
+            mbuf::take_front(batch, |first, n| {
+                let n = u16::try_from(n).unwrap_or(u16::MAX);
+                usize::from(dpdk_sys::s2_tx_burst(self.port_id, self.id, first, n))
+            })
+        }
+    }
+}
+
+/// Puts back the tags the driver took off. A frame that has no room for its tag would pass for an untagged one: it is
+/// dropped, as if the device had lost it.
+#[cold]
+fn restore_tags<const N: usize>(burst: &mut ArrayVec<Mbuf, N>, from: usize) {
+    let mut at = 0;
+    burst.retain(|frame| {
+        at += 1;
+        at <= from || !frame.is_stripped() || frame.restore_tag()
+    });
+}
