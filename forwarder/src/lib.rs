@@ -6,9 +6,17 @@
 
 pub mod api;
 pub mod config;
+pub mod counters;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod engine;
+pub mod flow;
+pub mod gateway;
 pub mod io;
+pub mod nat;
 pub mod neighbor;
+pub mod net;
 pub mod service;
+pub mod sync;
 pub mod wire;
+pub mod worker;

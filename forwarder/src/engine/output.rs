@@ -1,0 +1,80 @@
+//! The way out: one batch of packets a port, sent at the end of every burst, never held to be filled.
+#![forbid(unsafe_code)]
+
+use crate::counters::WorkerCounters;
+use crate::io::{PacketBuf, PacketIo, PortIndex, TxBatch};
+
+/// TX batches of one worker, one a port.
+#[derive(Debug)]
+pub struct Output<B> {
+    batches: Vec<Batch<B>>,
+}
+
+#[derive(Debug)]
+struct Batch<B> {
+    packets: TxBatch<B>,
+    /// Bytes of `packets`.
+    bytes: u64,
+}
+
+impl<B: PacketBuf> Output<B> {
+    /// For a number of ports.
+    pub fn new(ports: usize) -> Self {
+        Self { batches: (0..ports).map(|_| Batch { packets: TxBatch::new(), bytes: 0 }).collect() }
+    }
+
+    /// Packets held: what devices did not take.
+    pub fn held(&self) -> usize {
+        self.batches.iter().map(|b| b.packets.len()).sum()
+    }
+
+    /// Takes back everything held, to be dropped.
+    pub fn clear(&mut self, mut dropped: impl FnMut(PortIndex, B)) {
+        for (port, batch) in (0..).zip(&mut self.batches) {
+            batch.bytes = 0;
+            batch.packets.drain(..).for_each(|packet| dropped(port, packet));
+        }
+    }
+}
+
+/// Where a burst comes from and goes to: the devices, and the batches in front of them.
+pub struct Edge<'a, IO: PacketIo> {
+    /// The devices.
+    pub io: &'a mut IO,
+    /// The batches.
+    pub out: &'a mut Output<IO::Buf>,
+}
+
+impl<IO: PacketIo> Edge<'_, IO> {
+    /// Puts a packet behind the others of a port. When the batch is full and the device takes nothing, gives it back.
+    #[inline(always)]
+    pub(super) fn send(&mut self, counters: &WorkerCounters, port: PortIndex, packet: IO::Buf) -> Result<(), IO::Buf> {
+        let index = usize::from(port);
+        if self.out.batches[index].packets.is_full() {
+            self.flush_port(counters, port);
+        }
+        let batch = &mut self.out.batches[index];
+        let bytes = packet.frame_len() as u64;
+        batch.packets.try_push(packet).map_err(|full| full.element())?;
+        batch.bytes += bytes;
+        Ok(())
+    }
+
+    /// Offers every batch to its device.
+    #[inline]
+    pub fn flush(&mut self, counters: &WorkerCounters) {
+        for port in 0..self.out.batches.len() {
+            if !self.out.batches[port].packets.is_empty() {
+                self.flush_port(counters, port as PortIndex);
+            }
+        }
+    }
+
+    fn flush_port(&mut self, counters: &WorkerCounters, port: PortIndex) {
+        let batch = &mut self.out.batches[usize::from(port)];
+        let sent = self.io.tx(port, &mut batch.packets);
+        let left: u64 = batch.packets.iter().map(|p| p.frame_len() as u64).sum();
+        counters.queues[usize::from(port)].tx.add(sent as u64, batch.bytes - left);
+        batch.bytes = left;
+    }
+}

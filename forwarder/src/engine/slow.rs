@@ -1,0 +1,576 @@
+//! The slow path: every packet the fast path did not finish. It finds out what the packet is and does what is right: answers
+//! ARP, ND and echo, admits a connection, relays a packet with IPv4 options, or drops it under the reason's own name.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::admit::{self, Admission};
+use super::fast::{Class, Lane};
+use super::peers::News;
+use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending};
+use crate::api::Proto;
+use crate::flow::table::{Endpoints, seen};
+use crate::flow::{Found, Tuple};
+use crate::io::{PacketBuf, PacketIo, PortIndex};
+use crate::neighbor::{self, AdjIndex, Heard, Solicit, Wanted};
+use crate::wire::eth::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
+use crate::wire::icmpv6::{self, Icmpv6};
+use crate::wire::ipv4::{Ipv4, Ipv4Mut};
+use crate::wire::ipv6::{Ipv6, Ipv6Mut};
+use crate::wire::tcp::{self, Tcp};
+use crate::wire::udp::Udp;
+use crate::wire::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, WireError, icmp};
+
+/// Echo replies a worker sends in a second, and in one go.
+const ECHO_RATE: u32 = 1000;
+const ECHO_BURST: u32 = 200;
+/// TTL and hop limit of our own packets.
+const TTL: u8 = 64;
+
+/// What a packet turned out to be.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Arp,
+    NeighborDiscovery,
+    /// An echo request to one of our addresses; the IP header's length.
+    Echo4(usize),
+    Echo6,
+    /// TCP or UDP to one of our addresses.
+    Transport(Transport),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Transport {
+    tuple: Tuple,
+    header_len: usize,
+    l3_len: u16,
+    flags: u8,
+}
+
+impl Transport {
+    /// A UDP datagram, or a TCP segment that is a first SYN.
+    fn opens(&self) -> bool {
+        let first = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
+        self.tuple.proto == Proto::Udp || self.flags & first == tcp::SYN
+    }
+}
+
+impl<B: PacketBuf> Engine<B> {
+    /// Deals with one packet that came in at `port`.
+    #[cold]
+    pub(super) fn slow<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, packet: B) {
+        let (frame, kind) = match self.classify(port, packet.head(), packet.frame_len()) {
+            Ok(it) => it,
+            Err(reason) => return self.drop(edge, port, packet, reason),
+        };
+        match kind {
+            Kind::Arp | Kind::NeighborDiscovery => self.neighbor_packet(edge, port, &frame, kind, packet),
+            Kind::Echo4(_) | Kind::Echo6 => self.echo(edge, port, &frame, kind, packet),
+            Kind::Transport(transport) => self.transport(edge, port, &frame, &transport, packet),
+        }
+    }
+
+    /// What is it, and may it be here?
+    fn classify(&self, port: PortIndex, head: &[u8], frame_len: usize) -> Result<(Frame, Kind), DropReason> {
+        let frame = Frame::parse(head).map_err(|e| match e {
+            WireError::StackedVlan => DropReason::VlanMismatch,
+            _ => DropReason::EthTruncated,
+        })?;
+        let at = &self.net.ports[usize::from(port)];
+        // Priority-tagged frames (VLAN id 0) count as untagged, IEEE 802.1Q section 6.9.
+        if frame.vlan.map(|tci| tci & 0xfff).filter(|id| *id != 0) != at.vlan {
+            return Err(DropReason::VlanMismatch);
+        }
+        if frame.dst.is_unicast() && frame.dst != at.mac {
+            return Err(DropReason::NotForUs);
+        }
+        let packet = head.get(frame.l3..).unwrap_or_default();
+        let room = frame_len - frame.l3.min(frame_len);
+        let kind = match frame.ethertype {
+            ETHERTYPE_ARP => Kind::Arp,
+            ETHERTYPE_IPV4 => self.classify4(port, &frame, packet, room)?,
+            ETHERTYPE_IPV6 => self.classify6(port, &frame, packet, room)?,
+            _ => return Err(DropReason::EthertypeUnknown),
+        };
+        Ok((frame, kind))
+    }
+
+    fn classify4(&self, port: PortIndex, frame: &Frame, packet: &[u8], room: usize) -> Result<Kind, DropReason> {
+        let ip = Ipv4::parse(packet, room).map_err(ip_reason)?;
+        if !ip.checksum_ok() {
+            return Err(DropReason::IpBadChecksum);
+        }
+        let (src, dst) = (ip.src(), ip.dst());
+        if src == dst {
+            return Err(DropReason::Land);
+        }
+        if src.is_multicast() || src.is_broadcast() || self.net.is_subnet_broadcast(port, src) {
+            return Err(DropReason::MulticastSource);
+        }
+        if src.octets()[0] == 0 || src.is_loopback() || src.is_link_local() || src.octets()[0] >= 240 {
+            return Err(DropReason::MartianSource);
+        }
+        if self.net.owner(src.into()).is_some() {
+            return Err(DropReason::Looped);
+        }
+        let group = dst.is_multicast() || dst.is_broadcast() || self.net.is_subnet_broadcast(port, dst);
+        if group || frame.dst.is_multicast() {
+            return Err(DropReason::MulticastDestination);
+        }
+        if !self.net.owns(port, dst.into()) {
+            return Err(DropReason::NotOurAddress);
+        }
+        if ip.is_fragment() {
+            return Err(DropReason::Fragment);
+        }
+        check_options(packet.get(IP4_HEADER..ip.header_len()).unwrap_or_default())?;
+        match ip.protocol() {
+            PROTO_ICMP => {
+                let message = icmp::Icmp::parse(ip.payload()).map_err(|_| DropReason::IcmpMalformed)?;
+                if ip.payload().len() < ip.payload_len() || !message.checksum_ok() {
+                    return Err(DropReason::IcmpMalformed);
+                }
+                if message.kind() != icmp::ECHO_REQUEST || message.code() != 0 {
+                    return Err(DropReason::IcmpOther);
+                }
+                Ok(Kind::Echo4(ip.header_len()))
+            }
+            PROTO_TCP | PROTO_UDP => {
+                let (src_port, dst_port, flags) = ports_and_flags(ip.protocol(), ip.payload(), ip.payload_len())?;
+                if ip.ttl() <= 1 {
+                    return Err(DropReason::TtlExpired);
+                }
+                let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
+                let tuple = Tuple { port, proto: proto(ip.protocol()), src, dst };
+                let l3_len = ip.total_len() as u16;
+                Ok(Kind::Transport(Transport { tuple, header_len: ip.header_len(), l3_len, flags }))
+            }
+            _ => Err(DropReason::ProtocolUnsupported),
+        }
+    }
+
+    fn classify6(&self, port: PortIndex, frame: &Frame, packet: &[u8], room: usize) -> Result<Kind, DropReason> {
+        let ip = Ipv6::parse(packet, room).map_err(ip_reason)?;
+        let (src, dst) = (ip.src(), ip.dst());
+        if src == dst {
+            return Err(DropReason::Land);
+        }
+        if src.is_multicast() {
+            return Err(DropReason::MulticastSource);
+        }
+        let discovery = ip.next_header() == PROTO_ICMPV6
+            && matches!(ip.payload().first(), Some(&(icmpv6::SOLICITATION | icmpv6::ADVERTISEMENT)));
+        if discovery {
+            return Ok(Kind::NeighborDiscovery);
+        }
+        if src.is_loopback() || src.is_unspecified() || src.to_ipv4_mapped().is_some() {
+            return Err(DropReason::MartianSource);
+        }
+        if self.net.owner(src.into()).is_some() {
+            return Err(DropReason::Looped);
+        }
+        if dst.is_multicast() || frame.dst.is_multicast() {
+            return Err(DropReason::MulticastDestination);
+        }
+        if !self.net.owns(port, dst.into()) {
+            return Err(DropReason::NotOurAddress);
+        }
+        let upper = ip.upper().map_err(|_| DropReason::Ipv6Extension)?;
+        if upper.fragment {
+            return Err(DropReason::Fragment);
+        }
+        if upper.offset != crate::wire::ipv6::HEADER {
+            return Err(DropReason::Ipv6Extension);
+        }
+        match upper.protocol {
+            PROTO_ICMPV6 => {
+                let message = Icmpv6::parse(ip.payload()).map_err(|_| DropReason::IcmpMalformed)?;
+                if ip.payload().len() < ip.payload_len() || !message.checksum_ok(ip.pseudo()) {
+                    return Err(DropReason::IcmpMalformed);
+                }
+                if message.kind() != icmpv6::ECHO_REQUEST || message.code() != 0 {
+                    return Err(DropReason::IcmpOther);
+                }
+                Ok(Kind::Echo6)
+            }
+            PROTO_TCP | PROTO_UDP => {
+                let (src_port, dst_port, flags) = ports_and_flags(upper.protocol, ip.payload(), ip.payload_len())?;
+                if ip.hop_limit() <= 1 {
+                    return Err(DropReason::TtlExpired);
+                }
+                // A link-local source has no meaning on the other side (RFC 4291 section 2.5.6).
+                if src.is_unicast_link_local() {
+                    return Err(DropReason::MartianSource);
+                }
+                let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
+                let tuple = Tuple { port, proto: proto(upper.protocol), src, dst };
+                let l3_len = u16::try_from(ip.total_len()).map_err(|_| DropReason::TooBig)?;
+                Ok(Kind::Transport(Transport { tuple, header_len: upper.offset, l3_len, flags }))
+            }
+            _ => Err(DropReason::ProtocolUnsupported),
+        }
+    }
+
+    /// A packet of a connection that the fast path would not take, of one that another worker owns, or of a new one.
+    fn transport<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        frame: &Frame,
+        t: &Transport,
+        packet: B,
+    ) {
+        let key = t.tuple.key();
+        let mut found = key.as_ref().and_then(|key| self.table.find(key));
+        if let Some(f) = found
+            && !self.still_allowed(f.conn())
+        {
+            self.remove(f.conn());
+            found = None;
+        }
+        let found = match found {
+            Some(found) => found,
+            None => {
+                let listening = self.flows.listening(t.tuple.proto, t.tuple.dst).is_some();
+                if let Some(owner) = self.ports.owner(t.tuple.dst.port()).filter(|o| *o != self.peers.me() && !listening) {
+                    return match self.peers.hand_over(owner, port, packet) {
+                        Ok(()) => self.counters.handed_over.add(1),
+                        Err(packet) => self.drop(edge, port, packet, DropReason::HandoverFull),
+                    };
+                }
+                match self.admit(t) {
+                    Ok(found) => found,
+                    Err(reason) => return self.drop(edge, port, packet, reason),
+                }
+            }
+        };
+        let class = if t.tuple.src.is_ipv4() { Class::V4 } else { Class::V6 };
+        let lane = Lane { class, flags: t.flags, l3: frame.l3 as u8, l3_len: t.l3_len, ..Lane::SLOW };
+        self.relay(edge, port, &lane, t.header_len, found, packet);
+    }
+
+    /// Opens a connection for its first packet.
+    fn admit(&mut self, t: &Transport) -> Result<Found, DropReason> {
+        let key = t.tuple.key().ok_or(DropReason::NoFlow)?;
+        let (plan, flow) = match admit::check(&self.net, &self.flows, &t.tuple, t.opens()) {
+            Ok(Admission { flow, out_port, to_target, to_client }) => ((out_port, to_target, to_client), flow.clone()),
+            Err(refusal) => {
+                if let Some(slot) = refusal.flow {
+                    self.counters.flows[slot as usize].refused.add(1);
+                }
+                return Err(refusal.reason);
+            }
+        };
+        let opened = self.open(t, plan, &flow);
+        let counters = &self.counters.flows[flow.slot as usize];
+        match opened {
+            Ok(_) => counters.admitted.add(1),
+            Err(_) => counters.refused.add(1),
+        }
+        opened?;
+        self.table.find(&key).ok_or(DropReason::ConnTableFull)
+    }
+
+    fn open(
+        &mut self,
+        t: &Transport,
+        (out_port, to_target, to_client): (PortIndex, IpAddr, IpAddr),
+        flow: &crate::flow::Flow,
+    ) -> Result<(), DropReason> {
+        let source = self.pick_source(t.tuple.proto, out_port, to_target, flow.spec.target)?;
+        if !flow.shared.connections.take(flow.spec.max_conns.unwrap_or(u32::MAX)) {
+            return Err(DropReason::FlowFull);
+        }
+        let opened = self.insert(t, out_port, to_target, to_client, source, flow);
+        if opened.is_err() {
+            flow.shared.connections.give();
+        }
+        opened
+    }
+
+    fn insert(
+        &mut self,
+        t: &Transport,
+        out_port: PortIndex,
+        to_target: IpAddr,
+        to_client: IpAddr,
+        source: SocketAddr,
+        flow: &crate::flow::Flow,
+    ) -> Result<(), DropReason> {
+        let hop_target =
+            self.neighbors.acquire(out_port, to_target, self.now).ok_or(DropReason::NeighborTableFull)?;
+        let Some(hop_client) = self.neighbors.acquire(t.tuple.port, to_client, self.now) else {
+            self.neighbors.release(hop_target);
+            return Err(DropReason::NeighborTableFull);
+        };
+        let endpoints = Endpoints {
+            proto: t.tuple.proto,
+            client: t.tuple.src,
+            listen: t.tuple.dst,
+            source,
+            target: flow.spec.target,
+            arrives: [t.tuple.port, out_port],
+        };
+        let Ok(n) = self.table.insert(&endpoints, flow.id, self.now) else {
+            self.neighbors.release(hop_target);
+            self.neighbors.release(hop_client);
+            return Err(DropReason::ConnTableFull);
+        };
+        let epoch = self.epoch;
+        let conn = self.table.conn_mut(n);
+        conn.next_hop = [hop_target, hop_client];
+        conn.flow = flow.slot;
+        conn.epoch = epoch;
+        if t.tuple.proto == Proto::Tcp {
+            conn.seen = seen::CLIENT_SYN;
+        }
+        Ok(())
+    }
+
+    /// An own address and an unused, unpredictable port towards a target.
+    fn pick_source(
+        &mut self,
+        proto: Proto,
+        out_port: PortIndex,
+        next_hop: IpAddr,
+        target: SocketAddr,
+    ) -> Result<SocketAddr, DropReason> {
+        let mut any = false;
+        for address in self.net.sources(out_port, next_hop) {
+            any = true;
+            let (table, flows) = (&self.table, &self.flows);
+            let free = |port: u16| {
+                let source = SocketAddr::new(address, port);
+                let back = Tuple { port: out_port, proto, src: target, dst: source };
+                back.key().is_some_and(|key| table.find(&key).is_none()) && flows.listening(proto, source).is_none()
+            };
+            if let Some(port) = self.ports.pick(free) {
+                return Ok(SocketAddr::new(address, port));
+            }
+        }
+        Err(if any { DropReason::NoSourcePort } else { DropReason::NoRoute })
+    }
+
+    /// Queues a packet until its next hop answers, and asks when nobody has.
+    pub(super) fn await_neighbor<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, pending: Pending<B>) {
+        match self.neighbors.wanted(pending.next_hop, self.now) {
+            Wanted::Failed => {
+                return self.drop(edge, pending.port, pending.packet, DropReason::NeighborFailed);
+            }
+            Wanted::Ready => return self.send_cold(edge, pending),
+            Wanted::Solicit(solicit) => self.solicit(edge, &solicit),
+            Wanted::Wait => {}
+        }
+        let same = self.pending.iter().filter(|p| p.next_hop == pending.next_hop).count();
+        if self.pending.len() >= PENDING || same >= PENDING_EACH {
+            return self.drop(edge, pending.port, pending.packet, DropReason::NeighborQueueFull);
+        }
+        self.pending.push(pending);
+    }
+
+    /// Sends what waited for a next hop, in order.
+    fn send_pending<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, next_hop: AdjIndex) {
+        let mut i = 0;
+        while i < self.pending.len() {
+            if self.pending[i].next_hop == next_hop {
+                let pending = self.pending.remove(i);
+                self.send_cold(edge, pending);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Asks for a next hop's MAC address: an ARP request or a neighbor solicitation of our own.
+    pub(super) fn solicit<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, solicit: &Solicit) {
+        let at = &self.net.ports[usize::from(solicit.port)];
+        let link_local = matches!(solicit.target, IpAddr::V6(a) if a.is_unicast_link_local());
+        let source = match self.net.sources(solicit.port, solicit.target).next().filter(|_| !link_local) {
+            Some(source) => source,
+            None if solicit.target.is_ipv6() => IpAddr::V6(at.link_local),
+            None => return,
+        };
+        let Some(mut packet) = edge.io.alloc() else { return };
+        if !packet.resize(Solicit::FRAME_MAX) {
+            return;
+        }
+        let written = solicit.write(packet.head_mut(), &self.ports_l2[usize::from(solicit.port)], source);
+        let Ok(len) = written else { return };
+        if packet.resize(len) && edge.send(&self.counters, solicit.port, packet).is_ok() {
+            self.counters.originated.add(1);
+        }
+    }
+
+    /// ARP and neighbor discovery: answer for our own addresses, learn from the others.
+    fn neighbor_packet<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        frame: &Frame,
+        kind: Kind,
+        mut packet: B,
+    ) {
+        let l2 = &self.ports_l2[usize::from(port)];
+        let [local, ignored, malformed] = match kind {
+            Kind::Arp => [DropReason::LocalArp, DropReason::ArpIgnored, DropReason::ArpMalformed],
+            _ => [DropReason::LocalNd, DropReason::NdIgnored, DropReason::NdMalformed],
+        };
+        let outcome = match kind {
+            Kind::Arp => neighbor::answer_arp(packet.head(), frame, l2),
+            _ => {
+                let ip = packet.head().get(frame.l3..).unwrap_or_default();
+                Ipv6::parse(ip, packet.frame_len() - frame.l3).and_then(|ip| neighbor::answer_nd(&ip, frame, l2))
+            }
+        };
+        let Ok(outcome) = outcome else { return self.drop(edge, port, packet, malformed) };
+        let mut reason = if outcome.conflict { DropReason::AddressConflict } else { ignored };
+        // What is not on this port's link has no next hop here, whatever it says.
+        if let Some(heard) = outcome.heard.filter(|h| self.net.on_link(port, h.address)) {
+            reason = local;
+            self.peers.tell(News { port, heard });
+            self.learn(edge, port, &heard);
+        }
+        let reply = outcome.reply.as_deref();
+        let sent = match (reply, reply.is_some_and(|r| packet.resize(r.len()))) {
+            (Some(reply), true) => packet.head_mut().get_mut(..reply.len()).map(|to| to.copy_from_slice(reply)),
+            _ => None,
+        };
+        if sent.is_none() {
+            return self.drop(edge, port, packet, reason);
+        }
+        if let Err(packet) = edge.send(&self.counters, port, packet) {
+            self.drop(edge, port, packet, DropReason::TxFull);
+        }
+    }
+
+    /// Takes in a MAC address, and sends what waited for it.
+    pub(super) fn learn<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, heard: &Heard) {
+        let learned = self.neighbors.learn(port, heard.address, heard.mac, self.now, heard.source, heard.create);
+        if let Some(learned) = learned.filter(|l| l.resolved_now) {
+            self.send_pending(edge, learned.adj);
+        }
+    }
+
+    /// Answers an echo request in place (RFC 1122 section 3.2.2.6, RFC 4443 section 4.2), back to the station it came from.
+    fn echo<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        frame: &Frame,
+        kind: Kind,
+        mut packet: B,
+    ) {
+        let passed = self.now.wrapping_sub(self.echo_refilled);
+        if passed > 0 {
+            let earned = u64::from(passed) * u64::from(ECHO_RATE) / 1000;
+            self.echo_tokens = (u64::from(self.echo_tokens) + earned).min(ECHO_BURST.into()) as u32;
+            self.echo_refilled = self.now;
+        }
+        let Some(left) = self.echo_tokens.checked_sub(1) else {
+            return self.drop(edge, port, packet, DropReason::IcmpRateLimited);
+        };
+        self.echo_tokens = left;
+        let mac = self.net.ports[usize::from(port)].mac;
+        let head = packet.head_mut();
+        if let Some(addresses) = head.first_chunk_mut::<12>() {
+            addresses[..6].copy_from_slice(&frame.src.0);
+            addresses[6..].copy_from_slice(&mac.0);
+        }
+        let ip = head.get_mut(frame.l3..).unwrap_or_default();
+        let answered = match kind {
+            Kind::Echo4(header_len) => echo4(ip, header_len),
+            _ => echo6(ip),
+        };
+        if answered.is_none() {
+            return self.drop(edge, port, packet, DropReason::IcmpMalformed);
+        }
+        if let Err(packet) = edge.send(&self.counters, port, packet) {
+            self.drop(edge, port, packet, DropReason::TxFull);
+        }
+    }
+}
+
+fn echo4(ip: &mut [u8], header_len: usize) -> Option<()> {
+    let (src, dst, total) = {
+        let header = Ipv4::parse_quoted(ip).ok()?;
+        (header.src(), header.dst(), header.total_len())
+    };
+    icmp::echo_reply(ip.get_mut(header_len..total)?).ok()?;
+    let mut header = Ipv4Mut::new(ip).ok()?;
+    header.set_src(dst);
+    header.set_dst(src);
+    header.set_ttl(TTL);
+    header.fill_checksum();
+    Some(())
+}
+
+fn echo6(ip: &mut [u8]) -> Option<()> {
+    let (src, dst, total): (Ipv6Addr, Ipv6Addr, usize) = {
+        let header = Ipv6::parse_quoted(ip).ok()?;
+        (header.src(), header.dst(), header.total_len())
+    };
+    icmpv6::echo_reply(ip.get_mut(crate::wire::ipv6::HEADER..total)?).ok()?;
+    let mut header = Ipv6Mut::new(ip).ok()?;
+    header.set_src(dst);
+    header.set_dst(src);
+    header.set_hop_limit(TTL);
+    Some(())
+}
+
+fn ip_reason(e: WireError) -> DropReason {
+    match e {
+        WireError::BadVersion => DropReason::IpBadVersion,
+        WireError::BadHeaderLength => DropReason::IpBadHeaderLength,
+        WireError::BadTotalLength => DropReason::IpBadLength,
+        WireError::BadChecksum => DropReason::IpBadChecksum,
+        _ => DropReason::IpTruncated,
+    }
+}
+
+fn proto(number: u8) -> Proto {
+    if number == PROTO_TCP { Proto::Tcp } else { Proto::Udp }
+}
+
+/// Checks a transport header; returns source port, destination port and TCP flags (0 for UDP).
+fn ports_and_flags(protocol: u8, payload: &[u8], len: usize) -> Result<(u16, u16, u8), DropReason> {
+    let (src, dst, flags) = if protocol == PROTO_TCP {
+        let t = Tcp::parse(payload, len).map_err(|e| match e {
+            WireError::Truncated => DropReason::L4Truncated,
+            _ => DropReason::TcpMalformed,
+        })?;
+        // No sender makes these; they probe firewalls.
+        let flags = t.flags();
+        if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
+            return Err(DropReason::TcpMalformed);
+        }
+        (t.src_port(), t.dst_port(), flags)
+    } else {
+        let u = Udp::parse(payload, len).map_err(|e| match e {
+            WireError::Truncated if payload.len() < crate::wire::udp::HEADER => DropReason::L4Truncated,
+            _ => DropReason::UdpBadLength,
+        })?;
+        (u.src_port(), u.dst_port(), 0)
+    };
+    if src == 0 || dst == 0 {
+        return Err(DropReason::PortZero);
+    }
+    Ok((src, dst, flags))
+}
+
+/// Walks IPv4 options: malformed ones and source routes are not passed (RFC 7126 sections 4.3 and 4.4).
+fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const LSRR: u8 = 131;
+    const SSRR: u8 = 137;
+    while let [kind, rest @ ..] = options {
+        options = match (*kind, rest) {
+            (END, _) => return Ok(()),
+            (NOP, _) => rest,
+            (LSRR | SSRR, _) | (_, []) => return Err(DropReason::IpOptions),
+            (_, [len, ..]) if *len < 2 || usize::from(*len) > options.len() => return Err(DropReason::IpOptions),
+            (_, [len, ..]) => &options[usize::from(*len)..],
+        };
+    }
+    Ok(())
+}

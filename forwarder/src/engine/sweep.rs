@@ -1,0 +1,204 @@
+//! What is done by the clock: connections expire, next hops are probed, waiting packets are given up.
+//!
+//! There are no timers. A hand goes round the connection table, a few records a millisecond, and removes what has been silent
+//! too long or whose flow is gone; a packet only stores the time it was seen.
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+use super::{Edge, Engine};
+use crate::engine::DropReason;
+use crate::flow::table::Endpoints;
+use crate::flow::{Direction, Found, Key, Millis};
+use crate::io::{PacketBuf, PacketIo};
+use crate::neighbor::{Solicit, Wanted};
+
+/// The hand goes round a full table of any size in about this many milliseconds.
+const ROUND: u32 = 2048;
+/// Most records looked at in one call, so that a long sleep is not followed by a long stall.
+const AT_ONCE: u32 = 16_384;
+/// Milliseconds between looks at the next hops.
+const NEIGHBOR_TICK: Millis = 100;
+
+/// Milliseconds of silence after which connections expire.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// UDP (RFC 4787 REQ-5).
+    pub udp: Millis,
+    /// Established TCP (RFC 5382 REQ-5).
+    pub tcp_established: Millis,
+    /// TCP that opens or closes (RFC 5382 REQ-5).
+    pub tcp_transitory: Millis,
+}
+
+/// A connection as listings show it.
+#[derive(Debug, Clone)]
+pub struct ConnRow {
+    /// Id of its flow.
+    pub flow_id: u64,
+    /// Its four endpoints.
+    pub endpoints: Endpoints,
+    /// `opening`, `established` or `closing`.
+    pub state: &'static str,
+    /// Milliseconds since admission.
+    pub age: Millis,
+    /// Milliseconds since the last packet.
+    pub idle: Millis,
+    /// Packets and bytes to the target, and to the client.
+    pub counts: [(u64, u64); 2],
+}
+
+impl<B: PacketBuf> Engine<B> {
+    /// Does what is due. Called at burst boundaries; cheap when nothing is.
+    #[inline]
+    pub fn tick<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
+        if self.peers.waiting() {
+            self.hear_peers(edge);
+        }
+        if self.now != self.swept {
+            self.sweep();
+        }
+        if self.now.wrapping_sub(self.neighbors_ticked) >= NEIGHBOR_TICK {
+            self.neighbors_ticked = self.now;
+            self.tick_neighbors(edge);
+        }
+        self.free_dropped(edge);
+    }
+
+    /// Moves the hand on by the time that passed.
+    #[cold]
+    fn sweep(&mut self) {
+        let passed = self.now.wrapping_sub(self.swept).min(ROUND);
+        self.swept = self.now;
+        let end = self.table.sweep_end();
+        let each = (self.table.capacity() as u32).div_ceil(ROUND);
+        for _ in 0..each.saturating_mul(passed).min(end).min(AT_ONCE) {
+            if self.sweep_next >= end {
+                self.sweep_next = 0;
+            }
+            let n = self.sweep_next;
+            self.sweep_next += 1;
+            if self.table.in_use(n) && (self.expired(n) || !self.still_allowed(n)) {
+                self.remove(n);
+            }
+        }
+        self.counters.connections.set(self.table.len() as u64);
+    }
+
+    /// Has a connection been silent too long?
+    pub(super) fn expired(&self, n: u32) -> bool {
+        let conn = self.table.conn(n);
+        let timeout = match (conn.is_tcp(), conn.established()) {
+            (false, _) => self.timeouts.udp,
+            (true, true) => self.timeouts.tcp_established,
+            (true, false) => self.timeouts.tcp_transitory,
+        };
+        self.now.wrapping_sub(conn.last_seen) >= timeout
+    }
+
+    /// Checks a connection against the flows of today: is its flow there still, and its client still allowed?
+    pub(super) fn still_allowed(&mut self, n: u32) -> bool {
+        if self.table.conn(n).epoch == self.epoch {
+            return true;
+        }
+        let id = self.table.cold(n).flow_id;
+        let allowed = self
+            .flows
+            .slot(self.table.conn(n).flow)
+            .is_some_and(|flow| flow.id == id && flow.allows(self.table.endpoints(n).client.ip()));
+        if allowed {
+            self.table.conn_mut(n).epoch = self.epoch;
+        }
+        allowed
+    }
+
+    /// Removes a connection and gives back what it held.
+    pub(super) fn remove(&mut self, n: u32) {
+        let (slot, id) = (self.table.conn(n).flow, self.table.cold(n).flow_id);
+        if let Some(flow) = self.flows.slot(slot).filter(|flow| flow.id == id) {
+            flow.shared.connections.give();
+        }
+        for next_hop in self.table.conn(n).next_hop {
+            self.neighbors.release(next_hop);
+        }
+        self.table.remove(n);
+    }
+
+    /// Asks next hops that have to be asked, and gives up what waits for those that do not answer.
+    #[cold]
+    fn tick_neighbors<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
+        let mut asks = ArrayVec::<Solicit, 64>::new();
+        self.neighbors.tick(self.now, &mut |solicit| {
+            // What does not fit is asked again by its own timer.
+            let _ = asks.try_push(solicit);
+        });
+        for solicit in asks {
+            self.solicit(edge, &solicit);
+        }
+        let mut i = 0;
+        while i < self.pending.len() {
+            if self.neighbors.wanted(self.pending[i].next_hop, self.now) == Wanted::Failed {
+                let given_up = self.pending.remove(i);
+                self.drop(edge, given_up.port, given_up.packet, DropReason::NeighborFailed);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Takes over packets of own connections from other workers, and the MAC addresses they learned.
+    #[cold]
+    fn hear_peers<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
+        for _ in 0..crate::io::BURST {
+            let Some(news) = self.peers.take_news() else { break };
+            self.learn(edge, news.port, &news.heard);
+        }
+        for _ in 0..crate::io::BURST {
+            let Some((port, packet)) = self.peers.take_packet() else { break };
+            self.counters.taken_over.add(1);
+            self.slow(edge, port, packet);
+        }
+    }
+
+    /// Copies connections from record `from` on into `rows`, of one flow or of all, until `rows` is full or `scan` records were
+    /// looked at. Returns where to go on, none at the end.
+    pub fn list(&self, from: u32, flow: Option<u64>, scan: u32, rows: &mut Vec<ConnRow>) -> Option<u32> {
+        let end = self.table.sweep_end();
+        let stop = end.min(from.saturating_add(scan));
+        for n in from..stop {
+            if rows.len() == rows.capacity() {
+                return Some(n);
+            }
+            if self.table.in_use(n) && flow.is_none_or(|id| self.table.cold(n).flow_id == id) {
+                rows.push(self.row(n));
+            }
+        }
+        (stop < end).then_some(stop)
+    }
+
+    /// The connection a packet belongs to, and which way the packet goes.
+    pub fn probe(&self, key: &Key) -> Option<(ConnRow, Direction)> {
+        let found: Found = self.table.find(key)?;
+        Some((self.row(found.conn()), found.direction()))
+    }
+
+    fn row(&self, n: u32) -> ConnRow {
+        let conn = self.table.conn(n);
+        let endpoints = self.table.endpoints(n);
+        let state = if !conn.is_tcp() || conn.established() {
+            "established"
+        } else if conn.seen & !(crate::flow::table::seen::CLIENT_SYN | crate::flow::table::seen::TARGET_SYN) == 0 {
+            "opening"
+        } else {
+            "closing"
+        };
+        ConnRow {
+            flow_id: self.table.cold(n).flow_id,
+            endpoints,
+            state,
+            age: self.now.wrapping_sub(self.table.cold(n).created),
+            idle: self.now.wrapping_sub(conn.last_seen),
+            counts: [self.table.counts(n, Direction::ToTarget), self.table.counts(n, Direction::ToClient)],
+        }
+    }
+}

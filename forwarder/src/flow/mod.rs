@@ -1,0 +1,17 @@
+//! Flows and connections: what the operator installed, and who uses it now.
+#![forbid(unsafe_code)]
+
+mod hash;
+pub mod key;
+mod ports;
+pub mod set;
+pub mod table;
+
+pub use hash::HashKey;
+pub use key::{Key, Tuple};
+pub use ports::SourcePorts;
+pub use set::{Flow, FlowSet};
+pub use table::{ConnTable, Direction, Found};
+
+/// Milliseconds of the worker's clock. Wraps after 49 days; compare with `wrapping_sub`.
+pub type Millis = u32;

@@ -1,0 +1,645 @@
+//! The forwarder as its operator sees it: answers the control socket, publishes flows, ends leases, gathers counters.
+//!
+//! Everything here runs on service threads. It changes what workers do only by publishing a new [`FlowSet`], and asks them
+//! things only through their mailboxes.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::api::{
+    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, NeighborInfo, PortInfo,
+    QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
+};
+use crate::config::{Config, validate_flow};
+use crate::engine::admit::{self, Admission, Refusal};
+use crate::engine::{ConnRow, DropReason};
+use crate::flow::set::{CountPair, FlowCounters};
+use crate::flow::{Direction, Flow, FlowSet, Tuple};
+use crate::neighbor::Neighbor;
+use crate::net::Network;
+use crate::service::{Handler, Peer};
+use crate::sync::Publisher;
+use crate::worker::{Command, WorkerHandle};
+
+/// Connections listed when the client names no limit.
+const LIST_LIMIT: usize = 10_000;
+/// Connections asked of a worker at once.
+const LIST_CHUNK: usize = 256;
+/// How long a change may take to reach every worker.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a device tells about itself.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceStatus {
+    /// Driver's name.
+    pub driver: String,
+    /// NUMA node, when known.
+    pub numa_node: Option<i32>,
+    /// `up`, `down` or `unknown`.
+    pub link: String,
+    /// Mbit/s, when known.
+    pub speed: Option<u32>,
+    /// Queues in use.
+    pub queues: u16,
+    /// Frames lost before a worker saw them.
+    pub rx_missed: u64,
+    /// Frames lost after a worker gave them.
+    pub tx_errors: u64,
+}
+
+/// The device behind a port.
+pub trait Device: Send + Sync {
+    /// Its state now.
+    fn status(&self) -> DeviceStatus;
+}
+
+/// Figures of a flow slot, summed over workers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    to_target: Count,
+    to_client: Count,
+    admitted: u64,
+    refused: u64,
+}
+
+struct Entry {
+    flow: Arc<Flow>,
+    configured: bool,
+    /// When the lease ends.
+    until: Option<Instant>,
+    /// What the slot's counters stood at when this flow took it.
+    baseline: Totals,
+}
+
+struct State {
+    flows: BTreeMap<String, Entry>,
+    publisher: Publisher<FlowSet>,
+    /// Never reused.
+    next_id: u64,
+    /// Slots nobody uses.
+    free: Vec<u32>,
+    /// Slots given up at an epoch that not every worker has reached: their counters may still move.
+    leaving: Vec<(u64, u32)>,
+}
+
+/// The running forwarder, without its workers' threads.
+pub struct Gateway {
+    config: Arc<Config>,
+    net: Arc<Network>,
+    workers: Vec<WorkerHandle>,
+    devices: Vec<Box<dyn Device>>,
+    state: Mutex<State>,
+    started: Instant,
+}
+
+fn error(code: ErrorCode, message: impl Into<String>) -> ApiError {
+    ApiError { code, message: message.into() }
+}
+
+impl Gateway {
+    /// Takes over the publisher that the workers read, and installs the configuration's flows.
+    pub fn new(
+        config: Arc<Config>,
+        net: Arc<Network>,
+        publisher: Publisher<FlowSet>,
+        workers: Vec<WorkerHandle>,
+        devices: Vec<Box<dyn Device>>,
+    ) -> Result<Self, ApiError> {
+        let free = (0..config.limits.flows as u32).rev().collect();
+        let state = State { flows: BTreeMap::new(), publisher, next_id: 1, free, leaving: Vec::new() };
+        let gateway = Self { net, workers, devices, state: Mutex::new(state), started: Instant::now(), config };
+        {
+            let mut state = gateway.state();
+            for spec in &gateway.config.flows {
+                gateway.add(&mut state, spec.clone(), true)?;
+            }
+            state.publish();
+        }
+        Ok(gateway)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends leases and drained flows. Called several times a second.
+    pub fn tick(&self) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let over = |e: &Entry| {
+            let drained = e.flow.state == FlowState::Draining && e.flow.shared.connections.in_use() == 0;
+            drained || e.until.is_some_and(|until| until <= now)
+        };
+        let gone: Vec<String> = state.flows.iter().filter(|(_, e)| over(e)).map(|(name, _)| name.clone()).collect();
+        if gone.is_empty() {
+            state.publisher.reclaim();
+            return;
+        }
+        for name in gone {
+            if let Some(entry) = state.flows.remove(&name) {
+                let at = state.publisher.epoch() + 1;
+                state.leaving.push((at, entry.flow.slot));
+            }
+        }
+        state.publish();
+    }
+
+    fn add(&self, state: &mut State, spec: FlowSpec, configured: bool) -> Result<(), ApiError> {
+        self.validate(&spec)?;
+        if state.flows.contains_key(&spec.name) {
+            return Err(error(
+                ErrorCode::Conflict,
+                format!("flow {:?} exists already; use flow replace, or delete it first", spec.name),
+            ));
+        }
+        state.check_listen(&spec)?;
+        let slot = state.take_slot().ok_or_else(|| {
+            let most = self.config.limits.flows;
+            error(ErrorCode::Full, format!("all {most} flow slots are in use; delete flows or raise limits.flows"))
+        })?;
+        let flow = Flow { id: state.next_id, slot, spec, state: FlowState::Active, shared: Arc::default() };
+        state.next_id += 1;
+        let entry = Entry {
+            until: deadline(flow.spec.lease),
+            configured,
+            baseline: self.totals(slot),
+            flow: Arc::new(flow),
+        };
+        state.flows.insert(entry.flow.spec.name.clone(), entry);
+        Ok(())
+    }
+
+    fn validate(&self, spec: &FlowSpec) -> Result<(), ApiError> {
+        validate_flow(&self.config.network(), spec)
+            .map_err(|e| error(ErrorCode::BadRequest, format!("flow {:?}: {}: {e}", spec.name, e.field())))
+    }
+
+    fn replace(&self, state: &mut State, spec: FlowSpec) -> Result<(), ApiError> {
+        self.validate(&spec)?;
+        let name = spec.name.clone();
+        let old = state.entry(&name)?.flow.clone();
+        state.check_listen(&spec)?;
+        let same = (old.spec.proto, old.spec.listen, old.spec.target) == (spec.proto, spec.listen, spec.target);
+        if !same {
+            // Another way through the gateway: its connections end with the old flow.
+            state.remove(&name)?;
+            return self.add(state, spec, false);
+        }
+        let entry = state.entry(&name)?;
+        entry.until = deadline(spec.lease);
+        entry.configured = false;
+        entry.flow = Arc::new(Flow { spec, state: FlowState::Active, ..(*old).clone() });
+        Ok(())
+    }
+
+    /// Changes the flows, publishes, and waits until every worker goes by the change.
+    fn change(&self, f: impl FnOnce(&mut State) -> Result<(), ApiError>) -> Result<Reply, ApiError> {
+        let epoch = {
+            let mut state = self.state();
+            f(&mut state)?;
+            state.publish()
+        };
+        let until = Instant::now() + PATIENCE;
+        while self.state().publisher.acknowledged() < epoch {
+            if Instant::now() > until {
+                return Err(error(
+                    ErrorCode::Internal,
+                    format!("the change is published as epoch {epoch}, but a worker has not taken it in 2 s; see stats"),
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(Reply::Done { epoch })
+    }
+
+    fn totals(&self, slot: u32) -> Totals {
+        let add = |to: &mut Count, from: &CountPair| {
+            to.packets += from.packets.get();
+            to.bytes += from.bytes.get();
+        };
+        let flows = self.workers.iter().filter_map(|w| w.counters.flows.get(slot as usize));
+        flows.fold(Totals::default(), |mut t, f: &FlowCounters| {
+            add(&mut t.to_target, &f.to_target);
+            add(&mut t.to_client, &f.to_client);
+            t.admitted += f.admitted.get();
+            t.refused += f.refused.get();
+            t
+        })
+    }
+
+    fn flow_info(&self, entry: &Entry) -> FlowInfo {
+        let since = |now: Count, then: Count| Count {
+            packets: now.packets.saturating_sub(then.packets),
+            bytes: now.bytes.saturating_sub(then.bytes),
+        };
+        let (now, then) = (self.totals(entry.flow.slot), entry.baseline);
+        FlowInfo {
+            spec: entry.flow.spec.clone(),
+            state: entry.flow.state,
+            configured: entry.configured,
+            lease_remaining: entry.until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
+            connections: entry.flow.shared.connections.in_use(),
+            admitted: now.admitted.saturating_sub(then.admitted),
+            refused: now.refused.saturating_sub(then.refused),
+            to_target: since(now.to_target, then.to_target),
+            to_client: since(now.to_client, then.to_client),
+        }
+    }
+
+    fn flows(&self) -> Vec<FlowInfo> {
+        self.state().flows.values().map(|e| self.flow_info(e)).collect()
+    }
+
+    fn connections(&self, flow: Option<&str>, limit: usize) -> Result<(Vec<ConnectionInfo>, bool), ApiError> {
+        let (names, only) = {
+            let mut state = self.state();
+            let only = flow.map(|name| state.entry(name).map(|e| e.flow.id)).transpose()?;
+            let names: BTreeMap<u64, String> =
+                state.flows.iter().map(|(name, e)| (e.flow.id, name.clone())).collect();
+            (names, only)
+        };
+        let mut list = Vec::new();
+        for worker in &self.workers {
+            let mut from = Some(0);
+            while let Some(start) = from {
+                let rows = Vec::with_capacity(LIST_CHUNK);
+                let Some(Command::List { rows, next, .. }) =
+                    worker.ask(Command::List { from: start, flow: only, rows, next: None })
+                else {
+                    return Err(silent(worker.index));
+                };
+                // A connection whose flow is gone is dead, the sweep has only not come by yet.
+                let live = rows.iter().filter_map(|row| Some((row, names.get(&row.flow_id)?)));
+                list.extend(live.map(|(row, name)| connection_info(row, name, worker.index)));
+                if list.len() > limit {
+                    list.truncate(limit);
+                    return Ok((list, true));
+                }
+                from = next;
+            }
+        }
+        Ok((list, false))
+    }
+
+    fn neighbors(&self) -> Result<Vec<Neighbor>, ApiError> {
+        let mut all: Vec<Neighbor> = Vec::new();
+        for worker in &self.workers {
+            let rows = Vec::with_capacity(self.config.limits.neighbors);
+            let Some(Command::Neighbors { rows }) = worker.ask(Command::Neighbors { rows }) else {
+                return Err(silent(worker.index));
+            };
+            for row in rows {
+                // Workers may know different next hops, and one may not have heard yet: the resolved one counts.
+                match all.iter_mut().find(|r| r.port == row.port && r.address == row.address) {
+                    Some(known) if known.mac.is_none() => *known = row,
+                    Some(_) => {}
+                    None => all.push(row),
+                }
+            }
+        }
+        all.sort_by_key(|r| (r.port, r.address));
+        Ok(all)
+    }
+
+    fn ports(&self) -> Result<Vec<PortInfo>, ApiError> {
+        let neighbors = self.neighbors()?;
+        let info = |(i, config): (usize, &crate::config::PortConfig)| {
+            let status = self.devices.get(i).map(|d| d.status()).unwrap_or_default();
+            let sum = |pick: fn(&crate::counters::QueueCounters) -> &CountPair| Count {
+                packets: self.workers.iter().map(|w| pick(&w.counters.queues[i]).packets.get()).sum(),
+                bytes: self.workers.iter().map(|w| pick(&w.counters.queues[i]).bytes.get()).sum(),
+            };
+            let neighbor = |r: &Neighbor| NeighborInfo {
+                address: r.address,
+                mac: r.mac.map(|m| m.to_string()),
+                state: r.state.to_string(),
+            };
+            PortInfo {
+                name: config.name.clone(),
+                device: config.device.to_string(),
+                driver: status.driver,
+                mac: self.net.ports[i].mac.to_string(),
+                addresses: config.addresses.clone(),
+                mtu: config.mtu,
+                vlan: config.vlan,
+                gateway: config.gateway.clone(),
+                queues: status.queues,
+                numa_node: status.numa_node,
+                link: status.link,
+                speed: status.speed,
+                rx: sum(|q| &q.rx),
+                tx: sum(|q| &q.tx),
+                rx_missed: status.rx_missed,
+                tx_errors: status.tx_errors,
+                neighbors: neighbors.iter().filter(|r| usize::from(r.port) == i).map(neighbor).collect(),
+            }
+        };
+        Ok(self.config.ports.iter().enumerate().map(info).collect())
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            uptime: self.started.elapsed().as_secs(),
+            epoch: self.state().publisher.epoch(),
+            drops: DropReason::ALL.iter().map(|r| (r.name().to_owned(), 0)).collect(),
+            ..Stats::default()
+        };
+        for worker in &self.workers {
+            let c = &worker.counters;
+            let queue = |(i, q): (usize, &crate::counters::QueueCounters)| QueueStats {
+                port: self.net.ports[i].name.clone(),
+                rx: Count { packets: q.rx.packets.get(), bytes: q.rx.bytes.get() },
+                tx: Count { packets: q.tx.packets.get(), bytes: q.tx.bytes.get() },
+                drops: DropReason::ALL
+                    .iter()
+                    .map(|r| (r.name().to_owned(), q.dropped(*r)))
+                    .filter(|(_, n)| *n > 0)
+                    .collect(),
+            };
+            let w = WorkerStats {
+                worker: worker.index,
+                core: worker.core,
+                received: c.received(),
+                sent: c.sent(),
+                held: c.held.get(),
+                handed_over: c.handed_over.get(),
+                taken_over: c.taken_over.get(),
+                loops: c.loops.get(),
+                busy_loops: c.busy_loops.get(),
+                busy_cycles: c.busy_cycles.get(),
+                connections: c.connections.get(),
+                queues: c.queues.iter().enumerate().map(queue).collect(),
+            };
+            stats.received += w.received;
+            stats.sent += w.sent;
+            // On its way from one worker to another a frame is held, too.
+            stats.held = (stats.held + w.held + w.handed_over).saturating_sub(w.taken_over);
+            stats.originated += c.originated.get();
+            stats.connections += w.connections;
+            for (reason, n) in w.queues.iter().flat_map(|q| &q.drops) {
+                *stats.drops.entry(reason.clone()).or_default() += n;
+            }
+            stats.workers.push(w);
+        }
+        stats
+    }
+
+    fn explain(&self, port: &str, tuple: Tuple) -> Result<Explanation, ApiError> {
+        let mut e = Explanation { verdict: String::new(), ..empty_explanation() };
+        let neighbors = self.neighbors()?;
+        e.steps.push(format!("{:?} packet from {} to {} arrives at port {port}", tuple.proto, tuple.src, tuple.dst));
+        let Some(key) = tuple.key() else {
+            return Err(error(ErrorCode::BadRequest, "source and destination are of different address families"));
+        };
+        if !self.net.owns(tuple.port, tuple.dst.ip()) {
+            e.steps.push(format!("{} is not an address of port {port}", tuple.dst.ip()));
+            return Ok(refused(e, DropReason::NotOurAddress));
+        }
+        e.steps.push(format!("{} is an address of port {port}", tuple.dst.ip()));
+        for worker in &self.workers {
+            let Some(Command::Probe { found, .. }) = worker.ask(Command::Probe { key, found: None }) else {
+                return Err(silent(worker.index));
+            };
+            if let Some((row, direction)) = found {
+                return Ok(self.explain_existing(e, &row, direction, worker.index, &neighbors));
+            }
+        }
+        e.steps.push("no worker has a connection with this 5-tuple".into());
+        let state = self.state();
+        let set = FlowSet::new(state.flows.values().map(|entry| Arc::clone(&entry.flow)));
+        match admit::check(&self.net, &set, &tuple, true) {
+            Err(Refusal { reason, flow }) => {
+                e.flow = flow.and_then(|slot| set.slot(slot)).map(|f| f.spec.name.clone());
+                e.steps.extend(e.flow.iter().map(|f| format!("flow {f} listens there")).collect::<Vec<_>>());
+                Ok(refused(e, reason))
+            }
+            Ok(Admission { flow, out_port, to_target, .. }) => {
+                e.flow = Some(flow.spec.name.clone());
+                e.steps.push(format!("flow {} listens there and allows the source", flow.spec.name));
+                let most = flow.spec.max_conns.unwrap_or(u32::MAX);
+                if flow.shared.connections.in_use() >= most {
+                    e.steps.push(format!("the flow has its {most} connections"));
+                    return Ok(refused(e, DropReason::FlowFull));
+                }
+                if tuple.proto == crate::api::Proto::Tcp {
+                    e.steps.push("a SYN opens a connection; any other segment is dropped as tcp_no_connection".into());
+                } else {
+                    e.steps.push("the datagram opens a connection".into());
+                }
+                let source = self.net.sources(out_port, to_target).next();
+                e.rewritten_src = source.map(|address| std::net::SocketAddr::new(address, 0));
+                e.rewritten_dst = Some(flow.spec.target);
+                self.explain_next_hop(&mut e, out_port, to_target, &neighbors);
+                Ok(e)
+            }
+        }
+    }
+
+    fn explain_existing(
+        &self,
+        mut e: Explanation,
+        row: &ConnRow,
+        direction: Direction,
+        worker: usize,
+        neighbors: &[Neighbor],
+    ) -> Explanation {
+        e.existing = true;
+        e.worker = Some(worker);
+        e.flow =
+            self.state().flows.values().find(|f| f.flow.id == row.flow_id).map(|f| f.flow.spec.name.clone());
+        let Some(flow) = e.flow.clone() else {
+            e.steps.push(format!("worker {worker} has the connection, but its flow is gone"));
+            return refused(e, DropReason::NoFlow);
+        };
+        e.steps.push(format!("worker {worker} has a connection of flow {flow}, {}", row.state));
+        let points = &row.endpoints;
+        let (src, dst, out) = match direction {
+            Direction::ToTarget => (points.source, points.target, points.arrives[1]),
+            Direction::ToClient => (points.listen, points.client, points.arrives[0]),
+        };
+        (e.rewritten_src, e.rewritten_dst) = (Some(src), Some(dst));
+        match self.net.route(dst.ip()) {
+            Some((_, next_hop)) => self.explain_next_hop(&mut e, out, next_hop, neighbors),
+            None => return refused(e, DropReason::NoRoute),
+        }
+        e
+    }
+
+    fn explain_next_hop(
+        &self,
+        e: &mut Explanation,
+        port: crate::io::PortIndex,
+        next_hop: std::net::IpAddr,
+        neighbors: &[Neighbor],
+    ) {
+        let name = self.net.ports[usize::from(port)].name.clone();
+        let row = neighbors.iter().find(|r| r.port == port && r.address == next_hop);
+        let known = row.and_then(|r| r.mac);
+        if let (Some(src), Some(dst)) = (e.rewritten_src, e.rewritten_dst) {
+            let src = if src.port() == 0 { format!("{} and a source port chosen then", src.ip()) } else { src.to_string() };
+            e.steps.push(format!("it is rewritten to come from {src} and go to {dst}"));
+        }
+        e.steps.push(match known {
+            Some(mac) => format!("it leaves by port {name} to next hop {next_hop} at {mac}"),
+            None => format!("it leaves by port {name} to next hop {next_hop}, whose MAC address is asked for first"),
+        });
+        e.verdict = "forward".into();
+        e.out_port = Some(name);
+        e.next_hop = Some(next_hop);
+        e.next_hop_mac = known.map(|m| m.to_string());
+    }
+
+    fn port_index(&self, name: &str) -> Result<crate::io::PortIndex, ApiError> {
+        (0..).zip(&self.net.ports).find(|(_, p)| p.name == name).map(|(i, _)| i).ok_or_else(|| {
+            let names: Vec<_> = self.net.ports.iter().map(|p| p.name.as_str()).collect();
+            error(ErrorCode::NotFound, format!("there is no port {name:?}; there are {}", names.join(", ")))
+        })
+    }
+}
+
+impl State {
+    fn publish(&mut self) -> u64 {
+        let set = FlowSet::new(self.flows.values().map(|e| Arc::clone(&e.flow)));
+        self.publisher.publish(set)
+    }
+
+    fn entry(&mut self, name: &str) -> Result<&mut Entry, ApiError> {
+        self.flows
+            .get_mut(name)
+            .ok_or_else(|| error(ErrorCode::NotFound, format!("there is no flow {name:?}; see flow list")))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), ApiError> {
+        let slot = self.entry(name)?.flow.slot;
+        self.flows.remove(name);
+        self.leaving.push((self.publisher.epoch() + 1, slot));
+        Ok(())
+    }
+
+    fn check_listen(&self, spec: &FlowSpec) -> Result<(), ApiError> {
+        let same = |f: &FlowSpec| f.name != spec.name && f.proto == spec.proto && f.listen == spec.listen;
+        match self.flows.values().find(|e| same(&e.flow.spec)) {
+            Some(taken) => Err(error(
+                ErrorCode::Conflict,
+                format!(
+                    "flow {:?}: listen: {} is taken by flow {:?}; choose another port or delete that flow",
+                    spec.name, spec.listen, taken.flow.spec.name
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn take_slot(&mut self) -> Option<u32> {
+        let acknowledged = self.publisher.acknowledged();
+        let free = &mut self.free;
+        self.leaving.retain(|(epoch, slot)| {
+            let settled = *epoch <= acknowledged;
+            if settled {
+                free.push(*slot);
+            }
+            !settled
+        });
+        self.free.pop()
+    }
+}
+
+impl Handler for Gateway {
+    fn handle(&self, request: Request, _peer: &Peer) -> Result<Reply, ApiError> {
+        match request {
+            Request::FlowAdd { spec } => self.change(|state| self.add(state, spec, false)),
+            Request::FlowReplace { spec } => self.change(|state| self.replace(state, spec)),
+            Request::FlowDelete { name } => self.change(|state| state.remove(&name)),
+            Request::FlowDrain { name } => self.change(|state| {
+                let entry = state.entry(&name)?;
+                entry.flow = Arc::new(Flow { state: FlowState::Draining, ..(*entry.flow).clone() });
+                Ok(())
+            }),
+            Request::LeaseRenew { name, lease } => {
+                let mut state = self.state();
+                let entry = state.entry(&name)?;
+                let lease = lease.or(entry.flow.spec.lease);
+                let mut spec = entry.flow.spec.clone();
+                spec.lease = lease;
+                self.validate(&spec)?;
+                entry.until = deadline(lease);
+                // Workers do not read leases: nothing to publish.
+                entry.flow = Arc::new(Flow { spec, ..(*entry.flow).clone() });
+                Ok(Reply::Done { epoch: state.publisher.epoch() })
+            }
+            Request::FlowList => Ok(Reply::Flows { flows: self.flows() }),
+            Request::FlowShow { name } => {
+                let mut state = self.state();
+                let flow = self.flow_info(state.entry(&name)?);
+                Ok(Reply::Flow { flow })
+            }
+            Request::ConnectionList { flow, limit } => {
+                let (connections, truncated) = self.connections(flow.as_deref(), limit.unwrap_or(LIST_LIMIT))?;
+                Ok(Reply::Connections { connections, truncated })
+            }
+            Request::PortList => Ok(Reply::Ports { ports: self.ports()? }),
+            Request::Stats => Ok(Reply::Stats { stats: self.stats() }),
+            Request::Explain { port, proto, src, dst } => {
+                let tuple = Tuple { port: self.port_index(&port)?, proto, src, dst };
+                Ok(Reply::Explained { explanation: self.explain(&port, tuple)? })
+            }
+            Request::Snapshot => {
+                let (connections, connections_truncated) = self.connections(None, LIST_LIMIT)?;
+                let (flows, ports, stats) = (self.flows(), self.ports()?, self.stats());
+                let snapshot = Snapshot { flows, ports, connections, connections_truncated, stats };
+                Ok(Reply::Snapshot { snapshot: Box::new(snapshot) })
+            }
+        }
+    }
+}
+
+fn deadline(lease: Option<u64>) -> Option<Instant> {
+    lease.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)))
+}
+
+fn silent(worker: usize) -> ApiError {
+    error(ErrorCode::Internal, format!("worker {worker} does not answer; the forwarder is stopping or stuck"))
+}
+
+fn refused(mut e: Explanation, reason: DropReason) -> Explanation {
+    e.verdict = reason.name().into();
+    e.steps.push(format!("it is dropped as {}: {}", reason.name(), reason.meaning().trim()));
+    e
+}
+
+fn empty_explanation() -> Explanation {
+    Explanation {
+        verdict: String::new(),
+        existing: false,
+        flow: None,
+        rewritten_src: None,
+        rewritten_dst: None,
+        out_port: None,
+        next_hop: None,
+        next_hop_mac: None,
+        worker: None,
+        steps: Vec::new(),
+    }
+}
+
+fn connection_info(row: &ConnRow, flow: &str, worker: usize) -> ConnectionInfo {
+    let points = &row.endpoints;
+    let count = |(packets, bytes)| Count { packets, bytes };
+    ConnectionInfo {
+        flow: flow.to_owned(),
+        proto: points.proto,
+        client: points.client,
+        listen: points.listen,
+        source: points.source,
+        target: points.target,
+        state: row.state.to_owned(),
+        worker,
+        age: u64::from(row.age / 1000),
+        idle: u64::from(row.idle / 1000),
+        to_target: count(row.counts[0]),
+        to_client: count(row.counts[1]),
+    }
+}

@@ -1,0 +1,5 @@
+//! Twice-NAT: the header change of a connection, made once ([`plan`]) and used for every packet ([`apply`]).
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod plan;

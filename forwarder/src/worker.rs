@@ -1,0 +1,250 @@
+//! A worker: the loop that polls one queue of every port, and the mailbox by which the service asks it things.
+//!
+//! A turn of the loop takes what is there, sends it, and only then looks at the clock's work and the mailbox. It never waits
+//! to fill a burst. In the mailbox all memory belongs to the service: the worker fills what it was given and gives it back.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::config::Idle;
+use crate::counters::WorkerCounters;
+use crate::engine::{ConnRow, DropReason, Edge, Engine, Output};
+use crate::flow::{Direction, Key, Millis};
+use crate::io::{Burst, PacketIo, PortIndex};
+use crate::neighbor::Neighbor;
+use crate::sync::StopFlag;
+
+/// A counter that goes up steadily: the TSC.
+pub trait Clock {
+    /// Its value.
+    fn ticks(&self) -> u64;
+    /// How far it goes in a millisecond.
+    fn ticks_per_ms(&self) -> u64;
+}
+
+/// What the service asks of a worker. Every command comes back, filled in.
+#[derive(Debug)]
+pub enum Command {
+    /// Connections from record `from` on, as many as `rows` has room for and one call may scan.
+    List {
+        /// First record.
+        from: u32,
+        /// Only of the flow with this id.
+        flow: Option<u64>,
+        /// Filled up to its capacity.
+        rows: Vec<ConnRow>,
+        /// Where to go on; none at the end.
+        next: Option<u32>,
+    },
+    /// The connection a packet with this key belongs to.
+    Probe {
+        /// The packet's key.
+        key: Key,
+        /// What was found.
+        found: Option<(ConnRow, Direction)>,
+    },
+    /// Next hops, up to the capacity of `rows`.
+    Neighbors {
+        /// Filled up to its capacity.
+        rows: Vec<Neighbor>,
+    },
+}
+
+/// Records looked at for one `List`, so that listing never holds up packets for long.
+const SCAN: u32 = 512;
+
+struct Mailbox {
+    commands: ArrayQueue<(u64, Command)>,
+    replies: ArrayQueue<(u64, Command)>,
+}
+
+/// The service's side of a worker.
+pub struct WorkerHandle {
+    /// Its index.
+    pub index: usize,
+    /// Core it is pinned to.
+    pub core: Option<usize>,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    mailbox: Arc<Mailbox>,
+    /// Number of the last command; held while waiting for its reply, so that one command is under way at a time.
+    asking: Mutex<u64>,
+}
+
+impl WorkerHandle {
+    /// Asks, and waits for the answer. None when the worker does not answer within a second: it has ended or is stuck.
+    pub fn ask(&self, command: Command) -> Option<Command> {
+        let mut number = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        *number += 1;
+        self.mailbox.commands.push((*number, command)).ok()?;
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            match self.mailbox.replies.pop() {
+                Some((n, reply)) if n == *number => return Some(reply),
+                // The late reply of a command that was given up.
+                Some(_) => {}
+                None if Instant::now() > until => return None,
+                None => std::thread::sleep(Duration::from_micros(50)),
+            }
+        }
+    }
+}
+
+/// A worker, before and while it runs.
+pub struct Worker<IO: PacketIo, C> {
+    engine: Engine<IO::Buf>,
+    io: IO,
+    out: Output<IO::Buf>,
+    burst: Burst<IO::Buf>,
+    ports: PortIndex,
+    mailbox: Arc<Mailbox>,
+    clock: C,
+    stop: StopFlag,
+    idle: Idle,
+    /// Clock value at which the millisecond count goes up, and that count.
+    next_ms: u64,
+    now: Millis,
+}
+
+impl<IO: PacketIo, C: Clock> Worker<IO, C> {
+    /// A worker and the service's handle to it.
+    pub fn new(
+        engine: Engine<IO::Buf>,
+        io: IO,
+        clock: C,
+        stop: StopFlag,
+        idle: Idle,
+        (index, core): (usize, Option<usize>),
+    ) -> (Self, WorkerHandle) {
+        let mailbox = Arc::new(Mailbox { commands: ArrayQueue::new(4), replies: ArrayQueue::new(4) });
+        let counters = Arc::clone(engine.counters());
+        let handle = WorkerHandle { index, core, counters, mailbox: Arc::clone(&mailbox), asking: Mutex::new(0) };
+        let ports = engine.net().ports.len();
+        let worker = Self {
+            engine,
+            io,
+            out: Output::new(ports),
+            burst: Burst::new(),
+            ports: ports as PortIndex,
+            mailbox,
+            next_ms: clock.ticks() + clock.ticks_per_ms(),
+            now: 0,
+            clock,
+            stop,
+            idle,
+        };
+        (worker, handle)
+    }
+
+    /// Polls until stopped; then sends what is in hand and returns the queues, so that they end with the caller.
+    pub fn run(mut self) -> IO {
+        let mut empty = 0u32;
+        while !self.stop.stopped() {
+            if self.turn() > 0 {
+                empty = 0;
+                continue;
+            }
+            empty = empty.saturating_add(1);
+            if self.idle == Idle::Adaptive {
+                rest(empty);
+            }
+        }
+        self.finish()
+    }
+
+    /// One turn of the loop. Returns how many packets were received.
+    #[inline]
+    pub fn turn(&mut self) -> usize {
+        let began = self.clock.ticks();
+        self.keep_time(began);
+        self.engine.refresh_flows();
+        let mut received = 0;
+        let counters = Arc::clone(self.engine.counters());
+        let mut edge = Edge { io: &mut self.io, out: &mut self.out };
+        for port in 0..self.ports {
+            let n = edge.io.rx(port, &mut self.burst);
+            if n > 0 {
+                received += n;
+                self.engine.process(&mut edge, port, &mut self.burst);
+                edge.flush(&counters);
+            }
+        }
+        self.engine.tick(&mut edge);
+        edge.flush(&counters);
+        if !self.mailbox.commands.is_empty() {
+            self.answer();
+        }
+        counters.held.set((self.out.held() + self.engine.pending()) as u64);
+        counters.loops.add(1);
+        if received > 0 {
+            counters.busy_loops.add(1);
+            counters.busy_cycles.add(self.clock.ticks().wrapping_sub(began));
+        }
+        received
+    }
+
+    /// Counts milliseconds by adding, so that no turn divides.
+    #[inline]
+    fn keep_time(&mut self, ticks: u64) {
+        if ticks >= self.next_ms {
+            let per_ms = self.clock.ticks_per_ms().max(1);
+            let passed = (ticks - self.next_ms) / per_ms + 1;
+            self.now = self.now.wrapping_add(passed as u32);
+            self.next_ms += passed * per_ms;
+            self.engine.set_time(self.now);
+        }
+    }
+
+    #[cold]
+    fn answer(&mut self) {
+        let Some((number, mut command)) = self.mailbox.commands.pop() else { return };
+        match &mut command {
+            Command::List { from, flow, rows, next } => *next = self.engine.list(*from, *flow, SCAN, rows),
+            Command::Probe { key, found } => *found = self.engine.probe(key),
+            Command::Neighbors { rows } => {
+                let room = rows.capacity();
+                rows.extend(self.engine.neighbors().iter().take(room));
+            }
+        }
+        // There is room: the service asks one thing at a time.
+        let _ = self.mailbox.replies.push((number, command));
+    }
+
+    /// Sends what is in hand, for at most 100 ms, and drops the rest by name.
+    fn finish(mut self) -> IO {
+        let counters = Arc::clone(self.engine.counters());
+        let patience = self.clock.ticks() + 100 * self.clock.ticks_per_ms();
+        while self.out.held() > 0 && self.clock.ticks() < patience {
+            Edge { io: &mut self.io, out: &mut self.out }.flush(&counters);
+        }
+        self.out.clear(|port, _| counters.count_drop(port, DropReason::Stopped));
+        self.engine.clear_pending();
+        counters.held.set(0);
+        self.io
+    }
+
+    /// The engine, for tests.
+    pub fn engine(&self) -> &Engine<IO::Buf> {
+        &self.engine
+    }
+
+    /// The devices, for tests and benchmarks.
+    pub fn io_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
+}
+
+/// Lets others use the core: at once for a short pause between packets, for good when nothing comes.
+fn rest(empty: u32) {
+    const SPINS: u32 = 32;
+    const YIELDS: u32 = 256;
+    const NAP: Duration = Duration::from_micros(20);
+    match empty {
+        0..SPINS => std::hint::spin_loop(),
+        SPINS..YIELDS => std::thread::yield_now(),
+        _ => std::thread::sleep(NAP),
+    }
+}
