@@ -1,0 +1,53 @@
+# One line of help stands behind `##` of each target.
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BIN := $(TARGET)/release
+CARGO := cargo
+LOOM := $(patsubst forwarder/tests/%.rs,--test %,$(wildcard forwarder/tests/loom_*.rs))
+CONFIG ?= docs/s2ds.example.toml
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps build run demo test bench lint docs ci clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+deps: ## install what is missing of Debian's packages, check Rust
+	@scripts/deps.sh
+
+build: ## build s2ds, s2ctl and s2bench into target/release
+	$(CARGO) build --release --workspace --locked
+
+run: build ## run a forwarder: make run CONFIG=/etc/scistream/s2ds.toml
+	$(BIN)/s2ds --config $(CONFIG)
+
+demo: deps build ## show iperf3, QUIC and plain sockets crossing two gateways
+	$(BIN)/s2bench demo
+
+test: deps build ## run every test; those that move traffic want root or user namespaces
+	@scripts/nextest.sh
+	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --locked
+	$(CARGO) nextest run -p forwarder --no-default-features --locked
+	$(CARGO) test --doc --workspace --locked
+ifneq ($(LOOM),)
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
+endif
+
+bench: deps build ## print cycles a packet beside testpmd
+	$(BIN)/s2bench core
+
+lint: ## check format, clippy, and where unsafe code lives
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p forwarder --no-default-features --all-targets --locked -- -D warnings
+	@scripts/check-unsafe.sh
+
+docs: ## build the API documentation into target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+ci: deps lint test demo ## everything a change has to pass
+	$(BIN)/s2bench core --quick
+
+clean: ## remove everything built
+	$(CARGO) clean

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs what building, demo and tests need, and only what is missing. Quick when nothing is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# To build: DPDK and its PMDs, libclang for bindgen, hwloc (which wants udev), a C compiler.
+build=(gcc libc6-dev make pkg-config libdpdk-dev libclang-dev libhwloc-dev libudev-dev)
+# To measure and to look inside: testpmd, dpdk-devbind.py, dpdk-telemetry.py.
+tools=(dpdk dpdk-dev)
+# For demo and tests: networks, traffic, and a QUIC that is not ours.
+tests=(iproute2 iputils-ping util-linux ethtool iperf3 ngtcp2-client ngtcp2-server)
+# What of these brings a service. It is neither started nor left enabled.
+services=(iperf3 ngtcp2d)
+
+fail() {
+    echo "deps: $*" >&2
+    exit 1
+}
+
+missing=()
+installed() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+packages() {
+    command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || fail "this is not a Debian system;" \
+        "install the equivalents of these packages yourself: ${build[*]} ${tools[*]} ${tests[*]}"
+    local package
+    for package in "${build[@]}" "${tools[@]}" "${tests[@]}"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    local root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || fail "these packages are missing and only root can install them:" \
+            "run \`apt-get install --no-install-recommends ${missing[*]}\` as root"
+        root=(sudo)
+    fi
+    echo "deps: installing ${missing[*]}"
+    # Debian asks this file before it starts a service; 101 forbids it.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        # shellcheck disable=SC2064 # the words as they are now
+        trap "${root[*]} rm -f /usr/sbin/policy-rc.d" EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee /usr/sbin/policy-rc.d >/dev/null
+        "${root[@]}" chmod 755 /usr/sbin/policy-rc.d
+    fi
+    "${root[@]}" apt-get -qq update || fail "apt-get cannot update its lists; check the network and /etc/apt/sources.list"
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" ||
+        fail "apt-get could not install ${missing[*]}; its message above tells why"
+    if command -v systemctl >/dev/null; then
+        local service
+        for service in "${services[@]}"; do
+            "${root[@]}" systemctl --quiet disable "$service" 2>/dev/null || true
+        done
+    fi
+}
+
+rust() {
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    command -v cargo >/dev/null && command -v rustc >/dev/null ||
+        fail "cargo and rustc are missing; install Rust $wanted or newer from https://rustup.rs and see that ~/.cargo/bin is in PATH"
+    found=$(rustc --version | cut -d' ' -f2)
+    printf '%s\n%s\n' "$wanted" "${found%%-*}" | sort -CV ||
+        fail "Rust is $found and has to be $wanted or newer; run \`rustup update stable\`"
+}
+
+packages
+rust
