@@ -1,4 +1,5 @@
 //! The configuration from outside: what is read, and what is said of mistakes.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use forwarder::api::{FlowSpec, Proto};
 use forwarder::config::{Config, ConfigError, Cores, FlowError, Idle, validate_flow};

@@ -21,15 +21,26 @@ pub const MAX_LINE: usize = 256 * 1024;
 /// Default place of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/scistream/s2ds.sock";
 
+/// Name of the protocol, in every [`Hello`].
+pub const SERVICE: &str = "scistream-s2ds";
+
 /// First line in both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Always `scistream-s2ds`.
+    /// Always [`SERVICE`].
     pub service: String,
     /// [`VERSION`] of the speaker.
     pub version: u32,
     /// Program and release of the speaker, for the log: `s2ctl 0.1.0`.
     pub program: String,
+}
+
+impl Hello {
+    /// The hello of a program of this release.
+    pub fn of(program: &str) -> Self {
+        let program = format!("{program} {}", env!("CARGO_PKG_VERSION"));
+        Self { service: SERVICE.to_owned(), version: VERSION, program }
+    }
 }
 
 /// Transport protocol of a flow. QUIC is UDP.
