@@ -291,7 +291,7 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
 /// kernel puts before the frame (struct tpacket2_hdr, struct sockaddr_ll and alignment, 66 bytes).
 pub(super) fn ring_frame(mtu: u16) -> u16 {
     const BESIDES: u16 = 14 + 8 + 66;
-    mtu.saturating_add(BESIDES).max(2048).checked_next_multiple_of(1024).unwrap_or(64 * 1023)
+    mtu.saturating_add(BESIDES).max(2048).checked_next_multiple_of(1024).unwrap_or(63 * 1024)
 }
 
 /// Arguments of net_af_packet. The driver takes the frames of the kernel's ring to lie without gaps, so a block must be a

@@ -1,6 +1,7 @@
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::fs;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -53,6 +54,14 @@ impl Eal {
             STARTED.store(false, Ordering::SeqCst);
         }
         started.map_err(|(Refused::BeforeEal(e) | Refused::ByEal(e))| e)
+    }
+
+    /// The folder of EAL's sockets, `dpdk_telemetry.v2` among them.
+    #[must_use]
+    pub fn runtime_dir(&self) -> PathBuf {
+        // SAFETY: EAL runs; the path is a C string of its own.
+        let path = unsafe { CStr::from_ptr(dpdk_sys::rte_eal_get_runtime_dir()) };
+        PathBuf::from(OsStr::from_bytes(path.to_bytes()))
     }
 
     fn start(options: &EalOptions) -> Result<Arc<Self>, Refused> {

@@ -257,3 +257,58 @@ const _: () = {
     impl<T: ?Sized + Clone> NotClone<u8> for T {}
     assert!(<Mbuf as NotClone<_>>::OK);
 };
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+
+    use super::*;
+
+    /// An mbuf of no pool, with `headroom` bytes before the frame; never freed by DPDK.
+    fn with_mbuf(headroom: usize, frame: &[u8], flags: u64, tci: u16, test: impl FnOnce(&mut Mbuf)) {
+        let mut raw = [0u64; dpdk_sys::S2_SIZEOF_MBUF as usize / 8];
+        let mut buffer = [vec![0; headroom], frame.to_vec()].concat();
+        let mut mbuf = ManuallyDrop::new(Mbuf(NonNull::from(&mut raw).cast()));
+        // SAFETY: the fields lie within `raw`, and the buffer outlives the test.
+        unsafe {
+            *field!(mbuf, S2_OFF_BUF_ADDR: *mut u8) = buffer.as_mut_ptr();
+            *field!(mbuf, S2_OFF_BUF_LEN: u16) = buffer.len() as u16;
+            *field!(mbuf, S2_OFF_NB_SEGS: u16) = 1;
+            *field!(mbuf, S2_OFF_OL_FLAGS: u64) = flags;
+            *field!(mbuf, S2_OFF_VLAN_TCI: u16) = tci;
+        }
+        mbuf.set(headroom as u16, frame.len() as u16, frame.len() as u32);
+        test(&mut mbuf);
+    }
+
+    const STRIPPED: u64 = dpdk_sys::S2_RX_VLAN | dpdk_sys::S2_RX_VLAN_STRIPPED;
+
+    #[test]
+    fn a_tag_taken_off_by_the_driver_comes_back() {
+        let frame: Vec<u8> = (0..60).collect();
+        with_mbuf(128, &frame, STRIPPED, 0x6064, |mbuf| {
+            assert!(mbuf.is_stripped());
+            assert!(mbuf.restore_tag());
+            assert_eq!(mbuf.head(), [&frame[..12], &[0x81, 0x00, 0x60, 0x64], &frame[12..]].concat());
+            assert_eq!(mbuf.frame_len(), 64);
+            assert!(!mbuf.is_stripped());
+        });
+        with_mbuf(128, &frame, 0, 0x6064, |mbuf| assert!(!mbuf.is_stripped()));
+    }
+
+    #[test]
+    fn a_tag_without_room_is_not_forgotten() {
+        with_mbuf(3, &[0; 60], STRIPPED, 1, |mbuf| assert!(!mbuf.restore_tag() && mbuf.is_stripped()));
+        with_mbuf(128, &[0; 11], STRIPPED, 1, |mbuf| assert!(!mbuf.restore_tag() && mbuf.is_stripped()));
+    }
+
+    #[test]
+    fn a_chain_of_segments_cannot_be_resized() {
+        with_mbuf(128, &[0; 60], 0, 0, |mbuf| {
+            assert!(mbuf.resize(10));
+            // SAFETY: a field of our mbuf.
+            unsafe { *field!(mbuf, S2_OFF_NB_SEGS: u16) = 2 };
+            assert!(!mbuf.resize(5));
+        });
+    }
+}

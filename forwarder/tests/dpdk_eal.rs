@@ -1,0 +1,164 @@
+//! Starting EAL, packet memory and worker threads. EAL starts once a process: run with `cargo nextest`.
+#![cfg(feature = "dpdk")]
+
+mod dpdk_common;
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use dpdk_common::{eal, options, pool};
+use forwarder::dpdk::{
+    Eal, EalOptions, Mbuf, Mempool, WorkerThread, data_room_for, rdtsc, telemetry, tsc_hz,
+};
+
+fn refusal(options: &EalOptions) -> String {
+    Eal::init(options).expect_err("EAL started").to_string()
+}
+
+#[test]
+fn starts_once() {
+    let eal = eal();
+    assert!(tsc_hz(&eal) > 1_000_000);
+    assert!(rdtsc() < rdtsc());
+    assert!(refusal(&options()).contains("was started before"));
+    drop(eal);
+    assert!(refusal(&options()).contains("was started before"));
+}
+
+#[test]
+fn a_core_that_is_not_there_is_named_with_those_that_are() {
+    let error = refusal(&EalOptions { main_core: 1000, ..options() });
+    assert!(error.contains("main core 1000") && error.contains("may use (0"), "{error}");
+    // Nothing was started: a better try succeeds.
+    Eal::init(&options()).unwrap();
+}
+
+#[test]
+fn a_hugepage_shortage_tells_both_mends() {
+    let error = refusal(&EalOptions { huge: true, memory_mb: 1 << 30, ..options() });
+    assert!(error.contains("MiB of hugepages are needed"), "{error}");
+    assert!(error.contains("/proc/sys/vm/nr_hugepages") && error.contains("huge = false"), "{error}");
+    Eal::init(&options()).unwrap();
+}
+
+#[test]
+fn a_wrong_eal_option_is_repeated() {
+    let error = refusal(&EalOptions { args: vec!["--no-such-option".to_owned()], ..options() });
+    assert!(error.contains("--no-such-option") && error.contains("[eal] args"), "{error}");
+}
+
+#[test]
+fn an_option_with_a_nul_is_refused() {
+    let error = refusal(&EalOptions { args: vec!["--file-prefix=a\0b".to_owned()], ..options() });
+    assert!(error.contains("NUL"), "{error}");
+}
+
+#[test]
+fn a_pool_counts_its_mbufs() {
+    let eal = eal();
+    let pool = pool(&eal, 127);
+    assert_eq!((pool.count(), pool.available()), (127, 127));
+    let one = pool.alloc().unwrap();
+    assert_eq!(pool.available(), 126);
+
+    // In bulk: all that are wanted, or none.
+    let mut many = ArrayVec::<Mbuf, 100>::new();
+    assert_eq!(pool.alloc_bulk(&mut many), 100);
+    let mut more = ArrayVec::<Mbuf, 100>::new();
+    assert_eq!((pool.alloc_bulk(&mut more), pool.available()), (0, 26));
+
+    let rest: Vec<Mbuf> = std::iter::from_fn(|| pool.alloc()).collect();
+    assert_eq!((rest.len(), pool.available()), (26, 0));
+    drop((one, many, rest));
+    assert_eq!(pool.available(), 127);
+}
+
+#[test]
+fn a_pool_that_cannot_be_had_says_why() {
+    let eal = eal();
+    let first = pool(&eal, 63);
+    let error = |name: &str, count: u32| {
+        Mempool::new(&eal, name, count, 0, data_room_for(1500), None).expect_err("pool made").to_string()
+    };
+    assert!(error("test", 63).contains("another pool has this name"));
+    assert!(
+        error("huge", 10_000_000).contains("do not fit into the memory"),
+        "{}",
+        error("huge", 10_000_000)
+    );
+    drop(first);
+    pool(&eal, 63);
+}
+
+#[test]
+fn an_mbuf_may_outlive_its_pool_and_eal() {
+    let eal = eal();
+    let pool = pool(&eal, 63);
+    let mut frame = pool.alloc().unwrap();
+    drop((pool, eal));
+    use forwarder::io::PacketBuf;
+    assert!(frame.resize(3));
+    frame.head_mut().copy_from_slice(b"abc");
+    assert_eq!(frame.head(), b"abc");
+}
+
+#[test]
+fn worker_threads_get_a_cache_and_give_it_back() {
+    let eal = eal();
+    let pool = Mempool::new(&eal, "cached", 1023, 64, data_room_for(1500), None).unwrap();
+    assert!(
+        WorkerThread::register(&eal).unwrap_err().to_string().contains("registered already"),
+        "EAL's own thread"
+    );
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let worker = WorkerThread::register(&eal).unwrap();
+                assert!(WorkerThread::register(&eal).unwrap_err().to_string().contains("registered already"));
+                for _ in 0..100 {
+                    drop((0..32).map(|_| pool.alloc().unwrap()).collect::<Vec<_>>());
+                }
+                drop(worker);
+                WorkerThread::register(&eal).unwrap();
+            });
+        }
+    });
+    assert_eq!(pool.available(), pool.count());
+    assert_eq!(Arc::strong_count(&pool), 1);
+}
+
+/// One call over the telemetry socket, as `dpdk-telemetry.py` does it.
+fn ask(eal: &Eal, command: &str) -> String {
+    use nix::sys::socket::MsgFlags;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
+    use std::os::fd::AsRawFd;
+    let path = eal.runtime_dir().join("dpdk_telemetry.v2");
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).unwrap();
+    connect(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let mut buffer = vec![0; 64 * 1024];
+    recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+    send(socket.as_raw_fd(), command.as_bytes(), MsgFlags::empty()).unwrap();
+    let got = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+    String::from_utf8(buffer[..got].to_vec()).unwrap()
+}
+
+#[test]
+fn telemetry_answers_and_survives_a_panic() {
+    let prefix = format!("--file-prefix=s2test{}", std::process::id());
+    let eal = Eal::init(&EalOptions { args: vec![prefix], ..options() }).unwrap();
+    telemetry::register(&eal, "/scistream/stats", "Counters.", || {
+        vec![("rx".to_owned(), u64::MAX), ("tcp-flow.x".to_owned(), 7)]
+    })
+    .unwrap();
+    telemetry::register(&eal, "/scistream/broken", "Panics.", || panic!("on purpose")).unwrap();
+    let twice = telemetry::register(&eal, "/scistream/stats", "Again.", Vec::new).unwrap_err().to_string();
+    assert!(twice.contains("registered already"), "{twice}");
+    assert!(telemetry::register(&eal, "no-slash", "Bad.", Vec::new).is_err());
+
+    let stats: serde_json::Value = serde_json::from_str(&ask(&eal, "/scistream/stats")).unwrap();
+    assert_eq!(stats["/scistream/stats"], serde_json::json!({"rx": u64::MAX, "tcp_flow_x": 7}));
+    let broken: serde_json::Value = serde_json::from_str(&ask(&eal, "/scistream/broken")).unwrap();
+    assert_eq!(broken["/scistream/broken"], serde_json::Value::Null);
+    assert!(ask(&eal, "/scistream/stats").contains("tcp_flow_x"), "telemetry is alive after the panic");
+    std::fs::remove_dir_all(eal.runtime_dir()).unwrap();
+}

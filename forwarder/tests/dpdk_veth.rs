@@ -1,0 +1,182 @@
+//! Kernel interfaces as ports: both ends of a veth in a network namespace of the test's own. Needs root, and passes
+//! without a word of success otherwise. EAL starts once a process: run with `cargo nextest`.
+#![cfg(feature = "dpdk")]
+
+mod dpdk_common;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dpdk_common::{eal, frame, settings};
+use forwarder::config::Device;
+use forwarder::dpdk::{Eal, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
+use forwarder::io::{PacketBuf, TxBatch};
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Moves this thread into a namespace with a veth pair `near` and `far`; it ends with the thread. False without the right.
+fn veth(mtu: u16) -> bool {
+    if let Err(why) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: a network namespace cannot be made ({why}); run as root");
+        return false;
+    }
+    ip(&format!("link add near mtu {mtu} numtxqueues 2 numrxqueues 2 type veth peer name far mtu {mtu}"));
+    for end in ["near", "far"] {
+        ip(&format!("link set {end} addrgenmode none up"));
+    }
+    true
+}
+
+fn open(
+    eal: &Arc<Eal>,
+    pool: &Arc<Mempool>,
+    index: u8,
+    device: Device,
+    change: fn(&mut PortSettings),
+) -> (Arc<Port>, Vec<Queue>) {
+    let mut wanted = PortSettings {
+        index,
+        name: format!("p{index}"),
+        multicast: vec![[0x33, 0x33, 0, 0, 0, 1]],
+        ..settings(device)
+    };
+    change(&mut wanted);
+    Port::open(eal, wanted, pool).unwrap()
+}
+
+/// A frame of the local experimental EtherType (0x88b5) with `len` bytes, tagged or not.
+fn test_frame(pool: &Mempool, dst: [u8; 6], src: [u8; 6], tag: Option<u16>, len: usize) -> Mbuf {
+    let mut bytes = [dst, src].concat();
+    if let Some(tci) = tag {
+        bytes.extend([0x81, 0x00]);
+        bytes.extend(tci.to_be_bytes());
+    }
+    bytes.extend([0x88, 0xb5]);
+    let mut payload = 0u8;
+    bytes.resize_with(len, || {
+        payload = payload.wrapping_add(1);
+        payload
+    });
+    frame(pool, &bytes)
+}
+
+/// The next frame of ours on any of the queues; the kernel's own talk is passed over.
+fn receive(queues: &mut [Queue]) -> Mbuf {
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut batch = TxBatch::<Mbuf>::new();
+    while Instant::now() < until {
+        for queue in queues.iter_mut() {
+            queue.rx(&mut batch);
+        }
+        let ours = batch.iter().position(|f| {
+            let head = f.head();
+            head.get(12..14) == Some(&[0x88, 0xb5]) || head.get(16..18) == Some(&[0x88, 0xb5])
+        });
+        if let Some(at) = ours {
+            assert_eq!(batch.len(), at + 1, "more than was sent");
+            return batch.remove(at);
+        }
+        batch.clear();
+    }
+    panic!("nothing arrived within 10 s");
+}
+
+/// Sends frames of several shapes from one end to the other, one at a time, and compares every byte.
+fn exchange(
+    pool: &Arc<Mempool>,
+    near: &mut (Arc<Port>, Vec<Queue>),
+    far: &mut (Arc<Port>, Vec<Queue>),
+    longest: usize,
+) {
+    let (a, b) = (near.0.mac(), far.0.mac());
+    for (dst, tag, len) in [
+        (b, None, 60),
+        (b, Some(100), 64),
+        (b, None, longest),
+        (b, Some(0x6fff), longest + 4),
+        ([0xff; 6], None, 60),
+        ([0x33, 0x33, 0, 0, 0, 1], None, 90),
+    ] {
+        let sent = test_frame(pool, dst, a, tag, len);
+        let bytes = sent.head().to_vec();
+        let mut batch = TxBatch::<Mbuf>::new();
+        batch.push(sent);
+        assert_eq!(near.1[0].tx(&mut batch), 1);
+        let got = receive(&mut far.1);
+        assert_eq!(got.head(), bytes, "tag {tag:?}, {len} bytes");
+    }
+}
+
+#[test]
+fn af_packet_carries_every_byte_both_ways() {
+    if !veth(1500) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 4095, 0, data_room_for(1500), None).unwrap();
+    let mut near = open(&eal, &pool, 0, Device::AfPacket("near".into()), |_| ());
+    let mut far = open(&eal, &pool, 1, Device::AfPacket("far".into()), |s| s.queues = 2);
+    assert_eq!((near.0.driver(), far.1.len()), ("net_af_packet", 2));
+    assert!(near.0.link().unwrap().up);
+    exchange(&pool, &mut near, &mut far, 1514);
+    exchange(&pool, &mut far, &mut near, 1514);
+    drop((near, far));
+    assert_eq!(pool.available(), pool.count());
+}
+
+#[test]
+fn af_packet_carries_large_frames() {
+    if !veth(9000) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 1023, 0, data_room_for(9000), None).unwrap();
+    let mut near = open(&eal, &pool, 0, Device::AfPacket("near".into()), |s| s.mtu = 9000);
+    let mut far = open(&eal, &pool, 1, Device::AfPacket("far".into()), |s| s.mtu = 9000);
+    exchange(&pool, &mut near, &mut far, 9014);
+    exchange(&pool, &mut far, &mut near, 9014);
+}
+
+#[test]
+fn af_xdp_carries_every_byte_both_ways() {
+    if !veth(1500) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 8191, 0, data_room_for(1500), None).unwrap();
+    let mut near = open(&eal, &pool, 0, Device::AfXdp("near".into()), |_| ());
+    let mut far = open(&eal, &pool, 1, Device::AfPacket("far".into()), |_| ());
+    assert_eq!(near.0.driver(), "net_af_xdp");
+    exchange(&pool, &mut near, &mut far, 1514);
+    exchange(&pool, &mut far, &mut near, 1514);
+}
+
+#[test]
+fn a_tap_interface_comes_and_goes_with_its_port() {
+    if !veth(1500) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "tap", 2047, 0, data_room_for(1500), None).unwrap();
+    let exists = || Command::new("ip").args(["link", "show", "s2tap"]).output().unwrap().status.success();
+    let tap = open(&eal, &pool, 0, Device::Tap("s2tap".into()), |_| ());
+    assert!(exists());
+    drop(tap);
+    assert!(!exists());
+}
+
+#[test]
+fn an_interface_with_a_smaller_mtu_is_refused_with_the_command_to_mend_it() {
+    if !veth(1400) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 1023, 0, data_room_for(1500), None).unwrap();
+    let error = Port::open(&eal, settings(Device::AfPacket("near".into())), &pool).unwrap_err().to_string();
+    assert!(error.contains("has MTU 1400, and the port wants 1500"), "{error}");
+    assert!(error.contains("ip link set dev near mtu 1500"), "{error}");
+}
