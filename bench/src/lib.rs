@@ -4,4 +4,8 @@
 //! applications, and [`demo`] shows the whole relay at work with both and with foreign programs.
 #![forbid(unsafe_code)]
 
+pub mod demo;
+pub mod size;
+pub mod stream;
 pub mod topology;
+pub mod traffic;

@@ -147,7 +147,7 @@ impl Gateway {
 
 /// Received frames of which the ledger does not know what became: received - (sent + held + drops).
 #[must_use]
-pub fn unaccounted(stats: &Stats) -> i128 {
+pub fn unaccounted(stats: &Stats) -> i64 {
     let known = stats.sent + stats.held + stats.drops.values().sum::<u64>();
-    i128::from(stats.received) - i128::from(known)
+    stats.received.wrapping_sub(known).cast_signed()
 }

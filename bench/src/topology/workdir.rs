@@ -77,14 +77,13 @@ mod tests {
     #[test]
     fn a_sweep_takes_only_what_nobody_holds() {
         let held = Workdir::new().unwrap();
-        let left = Workdir::new().unwrap();
-        let path = left.path().to_owned();
-        // As a killed owner leaves it: the lock gone, the directory still there.
-        let Workdir { path: _, _lock } = &left;
-        _lock.relock(FlockArg::Unlock).unwrap();
+        // As a killed owner leaves it: the file still there, the lock gone.
+        let left = std::env::temp_dir().join(format!("{PREFIX}left-{}", std::process::id()));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(".lock"), "").unwrap();
         let next = Workdir::new().unwrap();
         assert!(held.path().is_dir());
         assert!(next.path().is_dir());
-        assert!(!path.exists());
+        assert!(!left.exists());
     }
 }
