@@ -1,0 +1,49 @@
+//! The client library against a real control socket.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{Fixture, spec};
+use control::client::{Client, ClientError};
+use forwarder::api::{ErrorCode, FlowSpec, MAX_LINE, Reply, Request};
+
+#[test]
+fn one_connection_carries_many_calls_and_survives_their_errors() {
+    let fixture = Fixture::new();
+    let mut client = Client::connect(fixture.socket()).unwrap();
+    assert!(client.server().starts_with("s2ds "), "{}", client.server());
+    for _ in 0..100 {
+        assert!(matches!(client.call(Request::FlowList), Ok(Reply::Flows { .. })));
+        match client.call(Request::FlowShow { name: "conflict".into() }) {
+            Err(ClientError::Api(error)) => assert_eq!(error.code, ErrorCode::Conflict),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fixture.asked().len(), 200);
+}
+
+#[test]
+fn a_call_that_is_too_long_has_the_servers_reason() {
+    let fixture = Fixture::new();
+    let mut client = Client::connect(fixture.socket()).unwrap();
+    let prefix = "10.1.0.0/16".parse().unwrap();
+    let from = vec![prefix; MAX_LINE];
+    match client.call(Request::FlowAdd { spec: FlowSpec { from, ..spec() } }) {
+        Err(ClientError::Api(error)) => {
+            assert_eq!(error.code, ErrorCode::BadRequest);
+            assert!(error.message.contains("longer than"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.call(Request::FlowList), Err(ClientError::Broken { .. })));
+    assert_eq!(fixture.asked(), []);
+}
+
+#[test]
+fn a_forwarder_that_ends_is_said_to_have_ended() {
+    let mut fixture = Fixture::new();
+    let mut client = Client::connect(fixture.socket()).unwrap();
+    fixture.running.take().unwrap().stop();
+    assert!(matches!(client.call(Request::FlowList), Err(ClientError::Broken { .. })));
+    assert!(matches!(Client::connect(fixture.socket()), Err(ClientError::NotRunning { .. })));
+}

@@ -1,0 +1,197 @@
+//! A forwarder that has answers but forwards nothing, behind a real control socket.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use forwarder::api::*;
+use forwarder::config::ServiceConfig;
+use forwarder::service::{Handler, Peer, Running, Service};
+
+/// What the fake answers depends on the flow's name: `ok...` succeeds, the name of an [`ErrorCode`] fails so.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// Every request so far.
+    pub(crate) asked: Mutex<Vec<Request>>,
+}
+
+impl Handler for Fake {
+    fn handle(&self, request: Request, _: &Peer) -> Result<Reply, ApiError> {
+        self.asked.lock().unwrap().push(request.clone());
+        match request {
+            Request::FlowAdd { spec } | Request::FlowReplace { spec } => {
+                named(&spec.name, Reply::Done { epoch: 4 })
+            }
+            Request::FlowDelete { name } | Request::FlowDrain { name } | Request::LeaseRenew { name, .. } => {
+                named(&name, Reply::Done { epoch: 5 })
+            }
+            Request::FlowShow { name } => named(&name, Reply::Flow { flow: flow() }),
+            Request::FlowList => Ok(Reply::Flows { flows: vec![flow()] }),
+            Request::ConnectionList { limit, .. } => {
+                Ok(Reply::Connections { connections: vec![connection()], truncated: limit == Some(1) })
+            }
+            Request::PortList => Ok(Reply::Ports { ports: vec![port()] }),
+            Request::Stats => {
+                let asked = self.asked.lock().unwrap().len() as u64;
+                Ok(Reply::Stats { stats: stats(asked) })
+            }
+            Request::Explain { port, dst, .. } => match port.as_str() {
+                "lan" => Ok(Reply::Explained { explanation: explanation(dst.port() == 5001) }),
+                _ => named("not_found", Reply::Done { epoch: 0 }),
+            },
+            Request::Snapshot => Ok(Reply::Snapshot {
+                snapshot: Box::new(Snapshot {
+                    flows: vec![flow()],
+                    ports: vec![port()],
+                    connections: vec![connection()],
+                    connections_truncated: false,
+                    stats: stats(1),
+                }),
+            }),
+        }
+    }
+}
+
+fn named(name: &str, reply: Reply) -> Result<Reply, ApiError> {
+    match serde_json::from_value(name.into()) {
+        Ok(code) => Err(ApiError { code, message: format!("a sentence about {name}") }),
+        Err(_) => Ok(reply),
+    }
+}
+
+pub(crate) fn spec() -> FlowSpec {
+    FlowSpec {
+        name: "ok".into(),
+        proto: Proto::Tcp,
+        listen: "10.0.0.1:5001".parse().unwrap(),
+        target: "192.0.2.9:5002".parse().unwrap(),
+        from: vec!["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap()],
+        max_conns: Some(8),
+        lease: Some(3600),
+    }
+}
+
+fn flow() -> FlowInfo {
+    FlowInfo {
+        spec: spec(),
+        state: FlowState::Draining,
+        configured: false,
+        lease_remaining: Some(3599),
+        connections: 2,
+        admitted: 17,
+        refused: 3,
+        to_target: Count { packets: 10, bytes: 15_000 },
+        to_client: Count { packets: 20, bytes: 30_000_000 },
+    }
+}
+
+fn connection() -> ConnectionInfo {
+    ConnectionInfo {
+        flow: "ok".into(),
+        proto: Proto::Tcp,
+        client: "10.1.0.7:40000".parse().unwrap(),
+        listen: "10.0.0.1:5001".parse().unwrap(),
+        source: "192.0.2.1:51234".parse().unwrap(),
+        target: "192.0.2.9:5002".parse().unwrap(),
+        state: "established".into(),
+        worker: 1,
+        age: 61,
+        idle: 2,
+        to_target: Count::default(),
+        to_client: Count::default(),
+    }
+}
+
+fn port() -> PortInfo {
+    PortInfo {
+        name: "lan".into(),
+        device: "af_packet:veth0".into(),
+        driver: "net_af_packet".into(),
+        mac: "02:00:00:00:00:01".into(),
+        addresses: vec!["10.0.0.1/24".parse().unwrap()],
+        mtu: 1500,
+        vlan: Some(120),
+        gateway: vec![],
+        queues: 2,
+        numa_node: None,
+        link: "up".into(),
+        speed: Some(10_000),
+        rx: Count { packets: 111, bytes: 0 },
+        tx: Count { packets: 222, bytes: 0 },
+        rx_missed: 0,
+        tx_errors: 0,
+        neighbors: vec![NeighborInfo {
+            address: "10.0.0.9".parse().unwrap(),
+            mac: None,
+            // What a hostile name would do to a terminal has to stay text.
+            state: "resol\x1b[31mving".into(),
+        }],
+    }
+}
+
+fn stats(asked: u64) -> Stats {
+    let drops = BTreeMap::from([("source_denied".to_owned(), 5), ("ttl_expired".to_owned(), 0)]);
+    let queue = QueueStats {
+        port: "lan".into(),
+        drops: BTreeMap::from([("source_denied".to_owned(), 5)]),
+        ..Default::default()
+    };
+    let worker = WorkerStats {
+        worker: 0,
+        core: Some(2),
+        loops: 8,
+        busy_loops: 2,
+        queues: vec![queue],
+        ..Default::default()
+    };
+    Stats {
+        uptime: 90,
+        epoch: 6,
+        received: 1000 * asked,
+        sent: 995,
+        drops,
+        workers: vec![worker],
+        ..Default::default()
+    }
+}
+
+fn explanation(forward: bool) -> Explanation {
+    Explanation {
+        verdict: if forward { "forward" } else { "no_flow" }.into(),
+        existing: false,
+        flow: forward.then(|| "ok".into()),
+        rewritten_src: forward.then(|| "192.0.2.1:0".parse().unwrap()),
+        rewritten_dst: forward.then(|| "192.0.2.9:5002".parse().unwrap()),
+        out_port: forward.then(|| "wan".into()),
+        next_hop: None,
+        next_hop_mac: None,
+        worker: None,
+        steps: vec!["10.0.0.1 is an address of port lan".into()],
+    }
+}
+
+/// The fake, served.
+pub(crate) struct Fixture {
+    dir: tempfile::TempDir,
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) running: Option<Running>,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ServiceConfig { socket: dir.path().join("s"), ..ServiceConfig::default() };
+        let fake = Arc::new(Fake::default());
+        let running = Service::bind(&config).unwrap().run(Arc::clone(&fake)).unwrap();
+        Self { dir, fake, running: Some(running) }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Request> {
+        std::mem::take(&mut self.fake.asked.lock().unwrap())
+    }
+}
