@@ -44,7 +44,7 @@ lint: ## check format, clippy, and where unsafe code lives
 	@scripts/check-unsafe.sh
 
 docs: ## build the API documentation into target/doc
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 ci: deps lint test demo ## everything a change has to pass
 	$(BIN)/s2bench core --quick

@@ -7,7 +7,7 @@ use super::{WireError, first};
 
 /// Bytes of a packet.
 pub const LEN: usize = 28;
-/// Length of every frame that [`write`] makes: the shortest allowed.
+/// Length of every frame that [`write()`] makes: the shortest allowed.
 pub const FRAME: usize = eth::MIN_FRAME;
 
 /// Asks who has the target address.
