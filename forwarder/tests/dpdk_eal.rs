@@ -73,6 +73,24 @@ fn a_pool_counts_its_mbufs() {
     assert_eq!(pool.available(), 127);
 }
 
+/// Tries with exactly the memory that is said to be needed, without hugepages.
+fn memory_suffices(count: u32, mtu: u16) {
+    let room = data_room_for(mtu);
+    let memory_mb = Mempool::memory_mb(count, room, false);
+    let eal = Eal::init(&EalOptions { memory_mb, ..options() }).unwrap();
+    Mempool::new(&eal, "exact", count, 256, room, None).unwrap();
+}
+
+#[test]
+fn the_memory_foretold_suffices_for_small_buffers() {
+    memory_suffices(65_535, 1500);
+}
+
+#[test]
+fn the_memory_foretold_suffices_for_large_buffers() {
+    memory_suffices(32_767, 9000);
+}
+
 #[test]
 fn a_pool_that_cannot_be_had_says_why() {
     let eal = eal();

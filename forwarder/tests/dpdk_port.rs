@@ -230,3 +230,27 @@ fn large_frames_fit_their_pool() {
     assert_eq!(queues[0].rx(&mut batch), 1);
     assert_eq!(batch[0].frame_len(), 9018);
 }
+
+#[test]
+fn sockets_of_memif_and_vhost_come_and_go() {
+    let folder = std::env::temp_dir().join(format!("s2-sockets-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (memif, vhost) = (folder.join("memif.sock"), folder.join("vhost.sock"));
+    // Left behind by a program that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&memif).unwrap());
+    let eal = eal();
+    let pool = pool(&eal, 1023);
+    for (device, path, driver) in [
+        (Device::Memif(memif.clone()), &memif, "net_memif"),
+        (Device::Vhost(vhost.clone()), &vhost, "net_vhost"),
+    ] {
+        let (port, mut queues) = Port::open(&eal, settings(device), &pool).unwrap();
+        assert_eq!(port.driver(), driver);
+        assert!(path.exists());
+        assert!(!port.link().unwrap().up, "{driver}: nobody has connected");
+        assert_eq!(queues[0].rx(&mut Burst::<Mbuf>::new()), 0);
+        drop((port, queues));
+        assert!(!path.exists(), "{driver} left its socket behind");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -180,3 +180,26 @@ fn an_interface_with_a_smaller_mtu_is_refused_with_the_command_to_mend_it() {
     assert!(error.contains("has MTU 1400, and the port wants 1500"), "{error}");
     assert!(error.contains("ip link set dev near mtu 1500"), "{error}");
 }
+
+#[test]
+fn a_missing_capability_is_named() {
+    // A process keeps what it has: start this program again with less.
+    let less = Command::new("setpriv")
+        .arg("--bounding-set=-net_raw")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "without_cap_net_raw", "--ignored"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&less.stdout);
+    assert!(less.status.success(), "{said}{}", String::from_utf8_lossy(&less.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "a_missing_capability_is_named runs it with less rights"]
+fn without_cap_net_raw() {
+    let eal = eal();
+    let pool = Mempool::new(&eal, "lo", 255, 0, data_room_for(1500), None).unwrap();
+    let error = Port::open(&eal, settings(Device::AfPacket("lo".into())), &pool).unwrap_err().to_string();
+    assert!(error.contains("the process lacks CAP_NET_RAW; run as root"), "{error}");
+}

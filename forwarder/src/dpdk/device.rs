@@ -2,8 +2,13 @@
 
 use std::ffi::{CString, OsStr, c_int};
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
@@ -263,9 +268,8 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
             vdev("net_af_xdp", format!("iface={interface},start_queue=0,queue_count={queues}"))
         }
         Device::Tap(name) => vdev("net_tap", format!("iface={name}")),
-        // The first to come listens.
         Device::Memif(path) => {
-            let role = if path.exists() { "client" } else { "server" };
+            let role = if listens(path) { "client" } else { "server" };
             let bsize = ring_frame(settings.mtu);
             vdev(
                 "net_memif",
@@ -285,6 +289,19 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
             Place { bus: "vdev", name: name.to_owned(), args: args.to_owned() }
         }
     })
+}
+
+/// Whether another process serves this memif socket: the first to come listens, the second calls. A socket that somebody
+/// left behind is taken away, because it would keep both from listening.
+fn listens(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let connected = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
+    if connected == Err(Errno::ECONNREFUSED) && fs::metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
+        // Failure shows when the driver cannot listen there.
+        let _ = fs::remove_file(path);
+    }
+    connected.is_ok()
 }
 
 /// Bytes of a kernel ring frame (and of an mbuf) for frames of this MTU: Ethernet header, two VLAN tags, and what the

@@ -34,6 +34,24 @@ pub fn data_room_for(mtu: u16) -> u16 {
 }
 
 impl Mempool {
+    /// MiB of memory that EAL needs for a pool of this size and for the devices beside it.
+    ///
+    /// Without hugepages an mbuf of up to 4096 bytes never crosses a page, and so may take up a whole one.
+    #[must_use]
+    pub fn memory_mb(count: u32, data_room: u16, huge: bool) -> usize {
+        const PAGE: usize = 4096;
+        /// Room for queues and the devices' own structures.
+        const DEVICES: usize = 16 << 20;
+        /// The pool's header and trailer of an object, its alignment, and its slot in the pool's ring.
+        const BESIDES: usize = 256;
+        let mbuf = dpdk_sys::S2_SIZEOF_MBUF as usize
+            + dpdk_sys::S2_HEADROOM as usize
+            + usize::from(data_room)
+            + BESIDES;
+        let each = if !huge && mbuf <= PAGE { PAGE / (PAGE / mbuf) + 16 } else { mbuf };
+        (count as usize * each + DEVICES).div_ceil(1 << 20)
+    }
+
     /// Makes a pool of `count` mbufs, each with room for `data_room` bytes (see [`data_room_for`]) behind its headroom, on
     /// NUMA node `numa_node` or on any. A registered thread keeps up to `cache` mbufs (at most 512) for itself.
     ///

@@ -69,7 +69,7 @@ pub struct PortStats {
     pub rx_errors: u64,
     /// Frames lost because the pool was empty (rx_nombuf).
     pub no_buffer: u64,
-    /// Frames taken but not sent (oerrors).
+    /// Frames the driver counts as not sent (oerrors). Some, net_ring among them, count those they left with the caller too.
     pub tx_errors: u64,
 }
 

@@ -75,3 +75,18 @@ fn restore_tags<const N: usize>(burst: &mut ArrayVec<Mbuf, N>, from: usize) {
         at <= from || !frame.is_stripped() || frame.restore_tag()
     });
 }
+
+/// A queue moves between threads but is never shared or copied, checked by the compiler.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Queue>();
+
+    // Ambiguous, and so an error, if Queue were Sync or Clone.
+    trait Single<A> {
+        const OK: bool = true;
+    }
+    impl<T: ?Sized> Single<()> for T {}
+    impl<T: ?Sized + Sync> Single<u8> for T {}
+    impl<T: ?Sized + Clone> Single<u16> for T {}
+    assert!(<Queue as Single<_>>::OK);
+};
