@@ -248,7 +248,8 @@ impl Gateway {
         }
     }
 
-    fn flows(&self) -> Vec<FlowInfo> {
+    /// Every flow, by name.
+    pub fn flows(&self) -> Vec<FlowInfo> {
         self.state().flows.values().map(|e| self.flow_info(e)).collect()
     }
 

@@ -16,7 +16,10 @@ pub mod io;
 pub mod nat;
 pub mod neighbor;
 pub mod net;
+#[cfg(feature = "dpdk")]
+pub mod server;
 pub mod service;
 pub mod sync;
+pub mod topology;
 pub mod wire;
 pub mod worker;

@@ -1,0 +1,349 @@
+//! The whole forwarder on real devices: what `s2ds` starts and stops.
+//!
+//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, engines, worker threads, flows,
+//! service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
+//! pool goes, then EAL.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::config::{Config, Device as DeviceName};
+use crate::counters::WorkerCounters;
+use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, WorkerThread};
+use crate::engine::{DropReason, Engine, Parts, Timeouts, peers};
+use crate::flow::{FlowSet, HashKey, SourcePorts};
+use crate::gateway::{Device, DeviceStatus, Gateway};
+use crate::io::{PacketBuf, TX_BATCH};
+use crate::neighbor::NeighborTable;
+use crate::net::Network;
+use crate::service::{Running, Service};
+use crate::sync::{Publisher, StopFlag};
+use crate::topology::Placement;
+use crate::wire::{Mac, icmpv6};
+use crate::worker::{Clock, Worker, WorkerHandle};
+
+/// Descriptors of every receive and send queue.
+const DESCRIPTORS: u16 = 1024;
+/// Mbufs a worker keeps to itself.
+const CACHE: u32 = 256;
+/// How often leases and drained flows are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The processor's time stamp counter.
+#[derive(Debug, Clone, Copy)]
+pub struct Tsc {
+    per_ms: u64,
+}
+
+impl Tsc {
+    /// Its rate is EAL's to tell.
+    pub fn new(eal: &Eal) -> Self {
+        Self { per_ms: dpdk::tsc_hz(eal) / 1000 }
+    }
+}
+
+impl Clock for Tsc {
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        dpdk::rdtsc()
+    }
+
+    fn ticks_per_ms(&self) -> u64 {
+        self.per_ms
+    }
+}
+
+struct DpdkDevice(Arc<Port>);
+
+impl Device for DpdkDevice {
+    fn status(&self) -> DeviceStatus {
+        let stats = self.0.stats();
+        let link = self.0.link();
+        DeviceStatus {
+            driver: self.0.driver().to_owned(),
+            numa_node: self.0.numa_node(),
+            link: link.map_or("unknown", |l| if l.up { "up" } else { "down" }).to_owned(),
+            speed: link.and_then(|l| l.speed),
+            queues: self.0.settings().queues,
+            rx_missed: stats.missed + stats.rx_errors + stats.no_buffer,
+            tx_errors: stats.tx_errors,
+        }
+    }
+}
+
+/// A running forwarder. [`Server::stop`] ends it; so does dropping it, without a report.
+pub struct Server {
+    stop: StopFlag,
+    workers: Vec<JoinHandle<Option<DpdkIo>>>,
+    ticker: Option<JoinHandle<()>>,
+    service: Option<Running>,
+    gateway: Arc<Gateway>,
+}
+
+/// Engines for a number of workers that share a network, with the publisher of their flows and a secret of their own.
+///
+/// # Errors
+/// The system gives no random numbers, or the static neighbors do not fit.
+pub fn engines<B: PacketBuf>(
+    config: &Config,
+    net: &Arc<Network>,
+    workers: usize,
+) -> Result<(Publisher<FlowSet>, Vec<Engine<B>>)> {
+    let mut random =
+        ChaCha8Rng::try_from_os_rng().map_err(|e| anyhow!("the system gives no random numbers ({e}), and ports must not be guessed"))?;
+    let mut seed = || {
+        let mut seed = [0; 32];
+        random.fill_bytes(&mut seed);
+        seed
+    };
+    let hash = HashKey::new(seed());
+    let (publisher, readers) = Publisher::new(FlowSet::default(), workers);
+    let engines = readers.into_iter().zip(peers(workers)).enumerate().map(|(worker, (flows, peers))| {
+        let mut neighbors = NeighborTable::new(config.limits.neighbors, &net.ports_l2(), config.timers.neighbor * 1000);
+        for n in &config.neighbors {
+            if neighbors.set_static(n.port, n.address, Mac(n.mac)).is_none() {
+                return Err(anyhow!("limits.neighbors = {} has no room for the [[neighbor]] tables", config.limits.neighbors));
+            }
+        }
+        Ok(Engine::new(Parts {
+            net: Arc::clone(net),
+            flows,
+            counters: Arc::new(WorkerCounters::new(net.ports.len(), config.limits.flows)),
+            neighbors,
+            ports: SourcePorts::new(&config.limits.source_ports, worker, workers, seed()),
+            connections: config.limits.connections,
+            hash,
+            timeouts: Timeouts {
+                udp: config.timers.udp * 1000,
+                tcp_established: config.timers.tcp_established * 1000,
+                tcp_transitory: config.timers.tcp_transitory * 1000,
+            },
+            peers,
+        }))
+    });
+    Ok((publisher, engines.collect::<Result<_>>()?))
+}
+
+impl Server {
+    /// Starts everything. On an error nothing is left behind.
+    ///
+    /// # Errors
+    /// One sentence: what could not be had, and the mend.
+    pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
+        let service = Service::bind(&config.service)?;
+        let config = Arc::new(config);
+        let workers = placement.workers.len();
+        let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
+        let (count, data_room) = (mbufs(config.ports.len(), workers), dpdk::data_room_for(mtu));
+        let eal = Eal::init(&EalOptions {
+            huge: config.eal.huge,
+            memory_mb: memory_mb(count, data_room),
+            main_core: placement.main,
+            pci: config.ports.iter().filter_map(|p| pci(&p.device)).collect(),
+            args: config.eal.args.iter().cloned().chain(eal_args).collect(),
+        })?;
+        let node = placement.port_nodes.iter().flatten().next().copied();
+        let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
+
+        let mut ports = Vec::new();
+        let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
+        for (index, p) in (0..).zip(&config.ports) {
+            let settings = PortSettings {
+                index,
+                name: p.name.clone(),
+                device: p.device.clone(),
+                queues: workers as u16,
+                mtu: p.mtu,
+                rx_descriptors: DESCRIPTORS,
+                tx_descriptors: DESCRIPTORS,
+                multicast: multicast(&p.addresses),
+                vlan: p.vlan,
+                one_pool: true,
+            };
+            let (port, opened) = Port::open(&eal, settings, &pool)?;
+            for (worker, queue) in queues.iter_mut().zip(opened) {
+                worker.push(queue);
+            }
+            ports.push(port);
+        }
+        let macs: Vec<Mac> = ports.iter().map(|p| Mac(p.mac())).collect();
+        let net = Arc::new(Network::new(Arc::clone(&config), &macs));
+
+        let (publisher, engines) = engines(&config, &net, workers)?;
+        let stop = StopFlag::default();
+        let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
+        let mut handles: Vec<WorkerHandle> = Vec::new();
+        for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&placement.workers).enumerate() {
+            let io = DpdkIo::new(queues, Arc::clone(&pool));
+            let (worker, handle) =
+                Worker::new(engine, io, Tsc::new(&eal), stop.clone(), config.workers.idle, (index, Some(*core)));
+            handles.push(handle);
+            let (eal, core) = (Arc::clone(&eal), *core);
+            let run = move || run_worker(worker, &eal, core);
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
+            server.threads.push(thread.context("a worker thread cannot be started")?);
+        }
+        let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
+        let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
+        telemetry(&eal, &gateway);
+        let service = service.run(Arc::clone(&gateway))?;
+        let ticker = {
+            let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
+            std::thread::Builder::new().name("leases".into()).spawn(move || {
+                while !stop.stopped() {
+                    std::thread::sleep(TICK);
+                    gateway.tick();
+                }
+            })?
+        };
+        Ok(Self {
+            stop,
+            workers: std::mem::take(&mut server.threads),
+            ticker: Some(ticker),
+            service: Some(service),
+            gateway,
+        })
+    }
+
+    /// The operator's view.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Stops: sends what is in hand, closes ports, frees all. Returns false when a worker had failed.
+    pub fn stop(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        drop(self.service.take());
+        self.stop.stop();
+        if let Some(ticker) = self.ticker.take() {
+            // It only sleeps and ticks.
+            _ = ticker.join();
+        }
+        self.workers.drain(..).all(|w| matches!(w.join(), Ok(Some(_))))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Worker threads of a start that may still fail: then they end with it.
+struct Starting {
+    stop: StopFlag,
+    threads: Vec<JoinHandle<Option<DpdkIo>>>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.stop.stop();
+            self.threads.drain(..).for_each(|t| drop(t.join()));
+        }
+    }
+}
+
+fn run_worker(worker: Worker<DpdkIo, Tsc>, eal: &Arc<Eal>, core: usize) -> Option<DpdkIo> {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        eprintln!("s2ds: a worker could not be pinned to core {core}; it runs where the kernel puts it");
+    }
+    // Naps of an idle worker end when they should: the default slack alone is longer than they are.
+    if let Err(e) = nix::sys::prctl::set_timerslack(1) {
+        eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
+    }
+    match WorkerThread::register(eal) {
+        Ok(_registered) => Some(worker.run()),
+        Err(e) => {
+            eprintln!("s2ds: {e}");
+            None
+        }
+    }
+}
+
+/// `/scistream/stats`, `/scistream/drops` and `/scistream/flows` on DPDK's telemetry socket.
+fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
+    let register = |path, help, read: fn(&Gateway) -> Vec<(String, u64)>| {
+        // A weak handle: telemetry commands live as long as the process.
+        let gateway = Arc::downgrade(gateway);
+        let read = move || gateway.upgrade().map(|g| read(&g)).unwrap_or_default();
+        if let Err(e) = dpdk::telemetry::register(eal, path, help, read) {
+            eprintln!("s2ds: {e}");
+        }
+    };
+    register("/scistream/stats", "Counters of the forwarder. No parameters.", |g| {
+        let s = g.stats();
+        let named = [
+            ("uptime", s.uptime),
+            ("epoch", s.epoch),
+            ("received", s.received),
+            ("sent", s.sent),
+            ("held", s.held),
+            ("originated", s.originated),
+            ("dropped", s.drops.values().sum()),
+            ("connections", s.connections),
+        ];
+        named.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    });
+    register("/scistream/drops", "Drops by reason. No parameters.", |g| {
+        let drops = g.stats().drops;
+        DropReason::ALL.iter().map(|r| (r.name().to_owned(), drops.get(r.name()).copied().unwrap_or(0))).collect()
+    });
+    register("/scistream/flows", "Connections, packets and bytes of every flow. No parameters.", |g| {
+        let figures = |f: crate::api::FlowInfo| {
+            [
+                ("connections", u64::from(f.connections)),
+                ("to_target_packets", f.to_target.packets),
+                ("to_target_bytes", f.to_target.bytes),
+                ("to_client_packets", f.to_client.packets),
+                ("to_client_bytes", f.to_client.bytes),
+            ]
+            .map(|(name, value)| (format!("{}_{name}", f.spec.name), value))
+        };
+        g.flows().into_iter().flat_map(figures).collect()
+    });
+}
+
+/// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
+fn mbufs(ports: usize, workers: usize) -> u32 {
+    let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
+    (queues + workers * (2 * CACHE as usize + 2048)) as u32
+}
+
+/// Memory for the pool, and room for what drivers and EAL need.
+fn memory_mb(count: u32, data_room: u16) -> usize {
+    let each = usize::from(data_room) + 512;
+    (count as usize * each).div_ceil(1 << 20) + 32
+}
+
+fn pci(device: &DeviceName) -> Option<String> {
+    match device {
+        DeviceName::Pci(address) => Some(address.clone()),
+        _ => None,
+    }
+}
+
+/// The groups in which neighbors look for our IPv6 addresses (RFC 4861 section 7.2.1), the link-local one's being added by the
+/// port, which knows its MAC; and all nodes.
+fn multicast(addresses: &[ipnet::IpNet]) -> Vec<[u8; 6]> {
+    let group = |a: &ipnet::IpNet| match a {
+        ipnet::IpNet::V6(a) => Some(Mac::ipv6_multicast(icmpv6::solicited_node(a.addr())).0),
+        ipnet::IpNet::V4(_) => None,
+    };
+    let mut groups: Vec<[u8; 6]> = addresses.iter().filter_map(group).collect();
+    if !groups.is_empty() {
+        groups.push([0x33, 0x33, 0, 0, 0, 1]);
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}

@@ -1,0 +1,198 @@
+//! Which cores the workers get: near the devices, not all of them, and said out loud.
+//!
+//! Facts come from /sys, or from hwloc when built with the feature `hwloc`.
+#![forbid(unsafe_code)]
+
+use std::fs;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+
+use crate::config::{Config, Cores, Device};
+
+/// Most workers that `cores = "auto"` starts.
+const AUTO_MOST: usize = 8;
+
+/// Where everything runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Core of EAL, of the control socket and of everything that is not a worker.
+    pub main: usize,
+    /// One worker a core.
+    pub workers: Vec<usize>,
+    /// NUMA node of each port's device, in configuration order, when known.
+    pub port_nodes: Vec<Option<i32>>,
+    /// Sentences about what is not as it should be, and about what was chosen.
+    pub notices: Vec<String>,
+}
+
+/// Why there is no placement.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PlacementError {
+    #[error("workers.cores: core {core} is not available to this process; available are {available}")]
+    NoSuchCore { core: usize, available: String },
+    #[error(
+        "port {port}: queues = {queues} is less than one for each of the {workers} workers; \
+         raise it, leave it out, or list fewer workers.cores"
+    )]
+    TooFewQueues { port: String, queues: u16, workers: usize },
+    #[error("the cores available to this process cannot be found out: {0}")]
+    Unknown(String),
+}
+
+/// Places the workers of a configuration on this machine.
+///
+/// # Errors
+/// A listed core is not available, or a port has fewer queues than there are workers.
+pub fn place(config: &Config) -> Result<Placement, PlacementError> {
+    let available = available_cores()?;
+    let port_nodes: Vec<Option<i32>> = config.ports.iter().map(|p| device_node(&p.device)).collect();
+    let mut notices = Vec::new();
+    let workers = match &config.workers.cores {
+        Cores::List(cores) => {
+            if let Some(core) = cores.iter().find(|c| !available.contains(c)) {
+                return Err(PlacementError::NoSuchCore { core: *core, available: list(&available) });
+            }
+            cores.clone()
+        }
+        Cores::Auto => choose(config, &available, &port_nodes, &core_node),
+    };
+    let main = available.iter().copied().find(|c| !workers.contains(c)).or(available.first().copied()).unwrap_or(0);
+    if workers.contains(&main) {
+        notices.push(format!(
+            "core {main} serves a worker and everything else: the worker will be interrupted; leave a core out of workers.cores"
+        ));
+    }
+    for p in &config.ports {
+        if let Some(queues) = p.queues.filter(|q| usize::from(*q) < workers.len()) {
+            return Err(PlacementError::TooFewQueues { port: p.name.clone(), queues, workers: workers.len() });
+        }
+    }
+    for (p, node) in config.ports.iter().zip(&port_nodes) {
+        let Some(node) = node else { continue };
+        let far: Vec<usize> = workers.iter().copied().filter(|c| core_node(*c).is_some_and(|n| n != *node)).collect();
+        if far.is_empty() {
+            notices.push(format!("port {}: device and workers are on NUMA node {node}", p.name));
+        } else {
+            notices.push(format!(
+                "port {}: its device is on NUMA node {node}, but workers on cores {} are not: every packet crosses the \
+                 interconnect; use cores of node {node} in workers.cores",
+                p.name,
+                list(&far)
+            ));
+        }
+    }
+    Ok(Placement { main, workers, port_nodes, notices })
+}
+
+/// `auto`: cores of the devices' node, all but one of what is there, at most eight; one for virtual devices, which rarely spread
+/// packets over queues.
+fn choose(
+    config: &Config,
+    available: &[usize],
+    port_nodes: &[Option<i32>],
+    core_node: &dyn Fn(usize) -> Option<i32>,
+) -> Vec<usize> {
+    let node = port_nodes.iter().flatten().next();
+    let near = |core: &usize| node.is_none() || core_node(*core).as_ref() == node;
+    // The first core of a machine has most of the kernel's work: it is kept for the main thread.
+    let rest = available.get(1..).filter(|r| !r.is_empty()).unwrap_or(available);
+    let mut cores: Vec<usize> = rest.iter().copied().filter(near).collect();
+    if cores.is_empty() {
+        cores = rest.to_vec();
+    }
+    let all_pci = config.ports.iter().all(|p| matches!(p.device, Device::Pci(_)));
+    let queues = config.ports.iter().filter_map(|p| p.queues).min().map_or(AUTO_MOST, usize::from);
+    cores.truncate(if all_pci { queues.clamp(1, AUTO_MOST) } else { 1 });
+    cores
+}
+
+/// Cores this process may run on.
+fn available_cores() -> Result<Vec<usize>, PlacementError> {
+    let unknown = |e: nix::errno::Errno| PlacementError::Unknown(e.to_string());
+    let set = sched_getaffinity(Pid::from_raw(0)).map_err(unknown)?;
+    Ok((0..CpuSet::count()).filter(|c| set.is_set(*c).unwrap_or(false)).collect())
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// NUMA node of the device behind a port, when it is a real one.
+fn device_node(device: &Device) -> Option<i32> {
+    let path = match device {
+        Device::Pci(address) if address.matches(':').count() == 1 => {
+            format!("/sys/bus/pci/devices/0000:{address}/numa_node")
+        }
+        Device::Pci(address) => format!("/sys/bus/pci/devices/{address}/numa_node"),
+        Device::AfPacket(interface) | Device::AfXdp(interface) => {
+            format!("/sys/class/net/{interface}/device/numa_node")
+        }
+        _ => return None,
+    };
+    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|n| *n >= 0)
+}
+
+/// NUMA node of a core, from /sys.
+#[cfg(not(feature = "hwloc"))]
+fn core_node(core: usize) -> Option<i32> {
+    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
+    entries.flatten().find_map(|e| e.file_name().to_str()?.strip_prefix("node")?.parse().ok())
+}
+
+/// NUMA node of a core, from hwloc.
+#[cfg(feature = "hwloc")]
+fn core_node(core: usize) -> Option<i32> {
+    use hwlocality::Topology;
+    use std::sync::OnceLock;
+    static TOPOLOGY: OnceLock<Option<Topology>> = OnceLock::new();
+    let topology = TOPOLOGY.get_or_init(|| Topology::new().ok()).as_ref()?;
+    let unit = topology.objects_with_type(hwlocality::object::types::ObjectType::PU).find(|o| o.os_index() == Some(core))?;
+    unit.nodeset()?.first_set().map(|n| usize::from(n) as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(devices: &[&str], queues: Option<u16>) -> Config {
+        let mut text = String::new();
+        for (i, device) in devices.iter().enumerate() {
+            text += &format!("[[port]]\nname = \"p{i}\"\ndevice = \"{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n");
+            if let Some(q) = queues {
+                text += &format!("queues = {q}\n");
+            }
+        }
+        Config::parse(&text, "test").unwrap()
+    }
+
+    #[test]
+    fn auto_stays_near_the_device_and_leaves_a_core() {
+        let node = |core: usize| Some(if core < 8 { 0 } else { 1 });
+        let cores: Vec<usize> = (0..16).collect();
+        let pci = config(&["0000:81:00.0", "0000:81:00.1"], None);
+        assert_eq!(choose(&pci, &cores, &[Some(1), Some(1)], &node), (8..16).collect::<Vec<_>>());
+        assert_eq!(choose(&pci, &cores, &[Some(0), Some(0)], &node), (1..8).collect::<Vec<_>>());
+        assert_eq!(choose(&pci, &[5], &[Some(0), None], &node), [5]);
+        let two = config(&["0000:81:00.0"], Some(2));
+        assert_eq!(choose(&two, &cores, &[Some(1)], &node), [8, 9]);
+        let virtual_one = config(&["af_packet:eth9", "0000:81:00.0"], None);
+        assert_eq!(choose(&virtual_one, &cores, &[None, None], &node), [1]);
+    }
+
+    #[test]
+    fn listed_cores_must_exist_and_have_queues() {
+        let mut c = config(&["af_packet:eth9"], Some(1));
+        c.workers.cores = Cores::List(vec![99_999]);
+        assert!(matches!(place(&c), Err(PlacementError::NoSuchCore { core: 99_999, .. })));
+        let own = available_cores().unwrap();
+        if let [first, second, ..] = own[..] {
+            c.workers.cores = Cores::List(vec![first, second]);
+            let error = place(&c).unwrap_err().to_string();
+            assert!(error.contains("p0") && error.contains("queues = 1"), "{error}");
+        }
+        c.workers.cores = Cores::List(vec![own[0]]);
+        assert_eq!(place(&c).unwrap().workers, [own[0]]);
+    }
+}
