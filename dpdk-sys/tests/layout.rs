@@ -1,4 +1,5 @@
 //! What bindgen made of the headers, against what the C compiler makes of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -1,5 +1,6 @@
 //! Starting EAL, packet memory and worker threads. EAL starts once a process: run with `cargo nextest`.
 #![cfg(feature = "dpdk")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dpdk_common;
 
@@ -42,9 +43,38 @@ fn a_hugepage_shortage_tells_both_mends() {
 }
 
 #[test]
+fn hugepages_are_used_where_there_are_some() {
+    let wanted = EalOptions {
+        huge: true,
+        memory_mb: Mempool::memory_mb(8191, data_room_for(1500), true),
+        ..options()
+    };
+    let eal = match Eal::init(&wanted) {
+        Err(error) if error.to_string().contains("hugepages are needed") => {
+            return eprintln!("skipped: {error}");
+        }
+        eal => eal.unwrap(),
+    };
+    let pool = Mempool::new(&eal, "huge", 8191, 256, data_room_for(1500), None).unwrap();
+    assert_eq!(pool.available(), 8191);
+}
+
+#[test]
 fn a_wrong_eal_option_is_repeated() {
     let error = refusal(&EalOptions { args: vec!["--no-such-option".to_owned()], ..options() });
     assert!(error.contains("--no-such-option") && error.contains("[eal] args"), "{error}");
+}
+
+#[test]
+fn eal_leaves_stdout_to_us() {
+    // EAL prints its usage when it refuses an option.
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_wrong_eal_option_is_repeated", "--nocapture"])
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&again.stderr));
+    assert!(again.status.success() && out.contains("1 passed"), "{out}{err}");
+    assert!(err.contains("Usage") && !out.contains("Usage"), "{out}");
 }
 
 #[test]

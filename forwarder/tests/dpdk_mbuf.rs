@@ -1,5 +1,6 @@
 //! An mbuf behaves as its heap twin does. EAL starts once a process: run with `cargo nextest`.
 #![cfg(feature = "dpdk")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dpdk_common;
 

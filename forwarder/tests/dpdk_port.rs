@@ -1,5 +1,6 @@
 //! Ports over rings and over drivers that need no hardware. EAL starts once a process: run with `cargo nextest`.
 #![cfg(feature = "dpdk")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dpdk_common;
 

@@ -1,6 +1,7 @@
 //! Kernel interfaces as ports: both ends of a veth in a network namespace of the test's own. Needs root, and passes
 //! without a word of success otherwise. EAL starts once a process: run with `cargo nextest`.
 #![cfg(feature = "dpdk")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod dpdk_common;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup, dup2_stdout};
 
 use super::error::{DpdkError, errno_text, last_errno};
 
@@ -88,10 +88,10 @@ impl Eal {
         let count = c_int::try_from(strings.len()).unwrap_or(c_int::MAX);
         // SAFETY: argv has `count` NUL-terminated strings and a final null, all alive for ever; EAL does not write into
         // the strings. STARTED lets only one thread ever get here.
-        let outcome = unsafe {
+        let outcome = with_stdout_on_stderr(|| unsafe {
             dpdk_sys::s2_log_to_stderr();
             dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr())
-        };
+        });
         if outcome >= 0 {
             return Ok(Arc::new(Self(())));
         }
@@ -136,6 +136,9 @@ fn eal_error(problem: impl Into<String>, mend: impl Into<String>) -> DpdkError {
     DpdkError::Eal { problem: problem.into(), mend: mend.into() }
 }
 
+/// Telemetry warns at every start that it has no commands of an interface long gone.
+const QUIET_TELEMETRY: &str = "--log-level=lib.telemetry:error";
+
 /// EAL's command line. What the operator says about cores or memory replaces what would be chosen here.
 fn arguments(options: &EalOptions) -> Vec<String> {
     let says = |names: &[&str]| {
@@ -146,7 +149,7 @@ fn arguments(options: &EalOptions) -> Vec<String> {
             })
         })
     };
-    let mut argv = vec!["s2ds".to_owned(), "--log-level=warning".to_owned()];
+    let mut argv = ["s2ds", "--log-level=warning", QUIET_TELEMETRY].map(str::to_owned).to_vec();
     if !says(&["-l", "-c", "--lcores"]) {
         // lcore 0 whatever the core, because lcore numbers end at 127 and cores need not.
         argv.extend(["--lcores".to_owned(), format!("0@{}", options.main_core)]);
@@ -191,6 +194,19 @@ fn pin(core: usize) -> Result<(), DpdkError> {
     only.set(core).and_then(|()| sched_setaffinity(this, &only)).map_err(|e| {
         eal_error(format!("its thread cannot be pinned to core {core} ({e})"), "choose another main core")
     })
+}
+
+/// EAL prints its usage to stdout, which belongs to our caller.
+fn with_stdout_on_stderr<T>(run: impl FnOnce() -> T) -> T {
+    let saved = dup(std::io::stdout()).ok().filter(|_| dup2_stdout(std::io::stderr()).is_ok());
+    let result = run();
+    if let Some(saved) = saved {
+        // SAFETY: null flushes every stream of C, stdout among them, while it still leads to stderr.
+        unsafe { libc::fflush(std::ptr::null_mut()) };
+        // Failure leaves stdout on stderr, where it is at least seen.
+        let _ = dup2_stdout(saved);
+    }
+    result
 }
 
 /// EAL's own answer to a lack of hugepages comes late and says little.
@@ -242,48 +258,30 @@ pub fn tsc_hz(_eal: &Eal) -> u64 {
 mod tests {
     use super::*;
 
+    /// The arguments after those that are always there.
+    fn chosen(options: &EalOptions) -> Vec<String> {
+        let mut argv = arguments(options);
+        assert_eq!(argv[..3], ["s2ds", "--log-level=warning", QUIET_TELEMETRY]);
+        argv.split_off(3)
+    }
+
     #[test]
     fn defaults_give_way_to_the_operators_options() {
-        let plain =
-            arguments(&EalOptions { huge: false, memory_mb: 64, main_core: 3, ..EalOptions::default() });
-        assert_eq!(
-            plain,
-            [
-                "s2ds",
-                "--log-level=warning",
-                "--lcores",
-                "0@3",
-                "--no-huge",
-                "--no-shconf",
-                "-m",
-                "64",
-                "--no-pci"
-            ]
-        );
+        let plain = chosen(&EalOptions { huge: false, memory_mb: 64, main_core: 3, ..EalOptions::default() });
+        assert_eq!(plain, ["--lcores", "0@3", "--no-huge", "--no-shconf", "-m", "64", "--no-pci"]);
         let args = ["-l2", "--huge-dir=/mnt/huge", "-a", "0000:01:00.0"].map(str::to_owned).to_vec();
-        let own = arguments(&EalOptions { args, ..EalOptions::default() });
-        assert_eq!(own, ["s2ds", "--log-level=warning", "-l2", "--huge-dir=/mnt/huge", "-a", "0000:01:00.0"]);
+        let own = chosen(&EalOptions { args, ..EalOptions::default() });
+        assert_eq!(own, ["-l2", "--huge-dir=/mnt/huge", "-a", "0000:01:00.0"]);
         // `--log-level` must not pass for `-l`.
         let args = vec!["--log-level=debug".to_owned()];
-        let log = arguments(&EalOptions { args, ..EalOptions::default() });
-        assert_eq!(
-            log,
-            [
-                "s2ds",
-                "--log-level=warning",
-                "--lcores",
-                "0@0",
-                "--in-memory",
-                "--no-pci",
-                "--log-level=debug"
-            ]
-        );
+        let log = chosen(&EalOptions { args, ..EalOptions::default() });
+        assert_eq!(log, ["--lcores", "0@0", "--in-memory", "--no-pci", "--log-level=debug"]);
     }
 
     #[test]
     fn only_the_named_pci_devices_are_touched() {
-        let argv = arguments(&EalOptions { pci: vec!["0000:02:00.0".to_owned()], ..EalOptions::default() });
-        assert_eq!(&argv[5..], ["-a", "0000:02:00.0"]);
+        let argv = chosen(&EalOptions { pci: vec!["0000:02:00.0".to_owned()], ..EalOptions::default() });
+        assert_eq!(argv[3..], ["-a", "0000:02:00.0"]);
     }
 
     #[test]

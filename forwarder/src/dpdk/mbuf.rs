@@ -253,8 +253,8 @@ const _: () = {
     trait NotClone<A> {
         const OK: bool = true;
     }
-    impl<T: ?Sized> NotClone<()> for T {}
-    impl<T: ?Sized + Clone> NotClone<u8> for T {}
+    impl<T> NotClone<()> for T {}
+    impl<T: Clone> NotClone<u8> for T {}
     assert!(<Mbuf as NotClone<_>>::OK);
 };
 

@@ -76,7 +76,7 @@ impl Mempool {
             return Err(error("its name or its data room is not valid".to_owned(), "choose a shorter one"));
         };
         // DPDK wants a cache of at most two thirds of the pool.
-        let cache = cache.min(dpdk_sys::S2_MEMPOOL_CACHE_MAX as u32).min(count * 2 / 3);
+        let cache = cache.min(dpdk_sys::S2_MEMPOOL_CACHE_MAX as u32).min(count / 3 * 2);
         let node = numa_node.unwrap_or(dpdk_sys::S2_SOCKET_ANY);
         // SAFETY: EAL runs, and the name is a C string that is copied.
         let raw = unsafe { dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, node) };

@@ -29,7 +29,7 @@ pub use error::DpdkError;
 pub use io::DpdkIo;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, data_room_for};
-pub use port::{Link, Port, PortSettings, PortStats};
+pub use port::{Link, Port, PortSettings, PortStats, RingPort};
 pub use queue::Queue;
 pub use ring::RingPair;
 pub use thread::WorkerThread;

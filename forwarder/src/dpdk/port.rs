@@ -47,6 +47,9 @@ pub struct Port {
     mac: [u8; 6],
 }
 
+/// A port over rings, its queues, and the far ends of these.
+pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
+
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -99,7 +102,7 @@ impl Port {
         settings: PortSettings,
         ring_size: u32,
         pool: &Arc<Mempool>,
-    ) -> Result<(Arc<Self>, Vec<Queue>, Vec<RingPair>), DpdkError> {
+    ) -> Result<RingPort, DpdkError> {
         let (device, rings, far_ends) =
             ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
         let (port, queues) = Self::set_up(device, settings, pool, rings)?;

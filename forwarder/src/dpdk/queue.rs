@@ -85,8 +85,8 @@ const _: () = {
     trait Single<A> {
         const OK: bool = true;
     }
-    impl<T: ?Sized> Single<()> for T {}
-    impl<T: ?Sized + Sync> Single<u8> for T {}
-    impl<T: ?Sized + Clone> Single<u16> for T {}
+    impl<T> Single<()> for T {}
+    impl<T: Sync> Single<u8> for T {}
+    impl<T: Clone> Single<u16> for T {}
     assert!(<Queue as Single<_>>::OK);
 };

@@ -97,12 +97,11 @@ impl RingPair {
     }
 }
 
-/// Makes rings and a net_ring device over their near ends: the device, what it must keep alive, and the far ends.
-pub(super) fn port(
-    settings: &PortSettings,
-    size: u32,
-    pool: &Arc<Mempool>,
-) -> Result<(Attached, Vec<Arc<Ring>>, Vec<RingPair>), Fault> {
+/// A device over rings, the rings it must keep alive, and their far ends.
+type RingDevice = (Attached, Vec<Arc<Ring>>, Vec<RingPair>);
+
+/// Makes rings, and a net_ring device over their near ends.
+pub(super) fn port(settings: &PortSettings, size: u32, pool: &Arc<Mempool>) -> Result<RingDevice, Fault> {
     let mut far_ends = Vec::new();
     for _ in 0..settings.queues {
         far_ends.push(RingPair { to_port: Ring::new(size, pool)?, from_port: Ring::new(size, pool)? });
