@@ -599,6 +599,17 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_neighbor_that_nobody_holds_is_remembered_for_the_hold_down() {
+        let mut t = Test::new(8);
+        let adj = t.table.acquire(0, v4(9), t.now).unwrap();
+        t.table.release(adj);
+        t.pass(3_100 + HOLD_DOWN - 100);
+        assert_eq!((t.state(), t.table.wanted(adj, t.now)), (Some(State::Failed), Wanted::Failed));
+        t.pass(100);
+        assert_eq!(t.state(), None);
+    }
+
+    #[test]
     fn static_neighbors_never_change() {
         let mut t = Test::new(8);
         let adj = t.table.set_static(0, v4(9), MAC).unwrap();
