@@ -1,9 +1,11 @@
 //! What moves traffic through the relay to try it and to measure it.
 //!
 //! [`topology`] builds networks in a box, [`stream`] holds the sources and sinks that stand for producer and consumer
-//! applications, and [`demo`] shows the whole relay at work with both and with foreign programs.
+//! applications, [`demo`] shows the whole relay at work with both and with foreign programs, and [`mod@core`] counts what a
+//! packet costs.
 #![forbid(unsafe_code)]
 
+pub mod core;
 pub mod demo;
 pub mod size;
 pub mod stream;

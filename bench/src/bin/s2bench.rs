@@ -1,11 +1,13 @@
 //! `s2bench`: streams of known bytes, the relay in a box, and the demo.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bench::core::{self, Peer};
 use bench::stream::quic::Rebind;
 use bench::stream::sink::Sink;
 use bench::stream::source::{Served, Source};
@@ -31,8 +33,35 @@ enum Command {
     Sink(SinkArgs),
     /// Shows the relay at work: two gateways, real programs on both sides, every result in a table.
     Demo(DemoArgs),
+    /// Counts the relay's cycles a packet over rings, without a NIC, beside testpmd's.
+    Core(CoreArgs),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
+}
+
+#[derive(Args)]
+struct CoreArgs {
+    /// Rounds; in each, every case and every peer runs once.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    rounds: u16,
+    /// Packets of each run of our own cases.
+    #[arg(long, default_value_t = 5_000_000, value_name = "N")]
+    packets: u64,
+    /// One round of few packets: shows that it works, measures nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Core to measure on; nothing else should run there.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    core: usize,
+    /// Programs to run in turn with ours.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "testpmd-io,testpmd-5tswap", value_name = "PEER,...")]
+    against: Vec<Peer>,
+    /// Writes the result as JSON to a file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Prints the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -132,12 +161,29 @@ struct TopologyArgs {
     mtu: u16,
 }
 
+fn count_cycles(args: &CoreArgs) -> anyhow::Result<ExitCode> {
+    let report = core::run(&core::Options {
+        rounds: if args.quick { 1 } else { args.rounds.into() },
+        packets: if args.quick { 100_000 } else { args.packets },
+        core: args.core,
+        against: args.against.clone(),
+        out: args.out.clone(),
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
         Command::Source(args) => source(&args),
         Command::Sink(args) => sink(args),
         Command::Demo(args) => run_demo(&args),
+        Command::Core(args) => count_cycles(&args),
         Command::Topology(args) => hold(&args),
     };
     match result {

@@ -1,13 +1,12 @@
 //! A running s2ds and its control socket.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use forwarder::api::{Answer, Call, FlowInfo, Hello, Outcome, Reply, Request, Stats, VERSION};
+use control::client::{Client, ClientError};
+use forwarder::api::{FlowInfo, Reply, Request, Stats};
 
 use super::{Netns, Process, TopologyError, find_binary};
 
@@ -15,8 +14,6 @@ use super::{Netns, Process, TopologyError, find_binary};
 const START: Duration = Duration::from_secs(30);
 /// How long it may take to go.
 const STOP: Duration = Duration::from_secs(15);
-/// How long a call on the control socket may take.
-const CALL: Duration = Duration::from_secs(10);
 
 /// A gateway node: its namespace and the s2ds in it.
 #[derive(Debug)]
@@ -75,31 +72,9 @@ impl Gateway {
 
     /// Asks s2ds for something.
     pub fn call(&self, request: Request) -> Result<Reply, TopologyError> {
-        self.try_call(request)
-            .map_err(|why| TopologyError::Control { gateway: self.netns.name().into(), why })
-    }
-
-    fn try_call(&self, request: Request) -> Result<Reply, String> {
-        let text = |e: std::io::Error| format!("{}: {e}", self.socket.display());
-        let json = |e: serde_json::Error| format!("the answer cannot be read: {e}");
-        let mut stream = UnixStream::connect(&self.socket).map_err(text)?;
-        stream.set_read_timeout(Some(CALL)).map_err(text)?;
-        let hello = Hello { service: "scistream-s2ds".into(), version: VERSION, program: "s2bench".into() };
-        let call = Call { id: 1, request };
-        let lines = format!(
-            "{}\n{}\n",
-            serde_json::to_string(&hello).map_err(json)?,
-            serde_json::to_string(&call).map_err(json)?
-        );
-        stream.write_all(lines.as_bytes()).map_err(text)?;
-        let mut lines = BufReader::new(stream).lines();
-        let mut line = || lines.next().unwrap_or(Ok(String::new())).map_err(text);
-        let _: Hello = serde_json::from_str(&line()?).map_err(json)?;
-        let answer: Answer = serde_json::from_str(&line()?).map_err(json)?;
-        match answer.outcome {
-            Outcome::Ok(reply) => Ok(*reply),
-            Outcome::Error(e) => Err(e.message),
-        }
+        let failed =
+            |e: ClientError| TopologyError::Control { gateway: self.netns.name().into(), why: e.to_string() };
+        Client::connect(&self.socket).map_err(failed)?.call(request).map_err(failed)
     }
 
     /// Its counters.

@@ -190,8 +190,11 @@ impl Relay {
         ] {
             host.ip("link set eth0 up")?;
             for place in places {
+                // Only the first is for those who do not choose: IPv6 hosts avoid deprecated addresses (RFC 6724).
+                let preferred = if place == &places[0] { "forever" } else { "0" };
                 host.ip(&format!("address add {} dev eth0", place.prefixed(Family::V4)))?;
-                host.ip(&format!("address add {} dev eth0 nodad", place.prefixed(Family::V6)))?;
+                let v6 = place.prefixed(Family::V6);
+                host.ip(&format!("address add {v6} dev eth0 nodad preferred_lft {preferred}"))?;
             }
         }
 
