@@ -9,21 +9,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use anyhow::{Context, Result};
 
 use crate::config::{Config, Device as DeviceName};
-use crate::counters::WorkerCounters;
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, WorkerThread};
-use crate::engine::{DropReason, Engine, Parts, Timeouts, peers};
-use crate::flow::{FlowSet, HashKey, SourcePorts};
+use crate::engine::{DropReason, engines};
 use crate::gateway::{Device, DeviceStatus, Gateway};
-use crate::io::{PacketBuf, TX_BATCH};
-use crate::neighbor::NeighborTable;
+use crate::io::TX_BATCH;
 use crate::net::Network;
 use crate::service::{Running, Service};
-use crate::sync::{Publisher, StopFlag};
+use crate::sync::StopFlag;
 use crate::topology::Placement;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
@@ -86,50 +81,6 @@ pub struct Server {
     gateway: Arc<Gateway>,
 }
 
-/// Engines for a number of workers that share a network, with the publisher of their flows and a secret of their own.
-///
-/// # Errors
-/// The system gives no random numbers, or the static neighbors do not fit.
-pub fn engines<B: PacketBuf>(
-    config: &Config,
-    net: &Arc<Network>,
-    workers: usize,
-) -> Result<(Publisher<FlowSet>, Vec<Engine<B>>)> {
-    let mut random =
-        ChaCha8Rng::try_from_os_rng().map_err(|e| anyhow!("the system gives no random numbers ({e}), and ports must not be guessed"))?;
-    let mut seed = || {
-        let mut seed = [0; 32];
-        random.fill_bytes(&mut seed);
-        seed
-    };
-    let hash = HashKey::new(seed());
-    let (publisher, readers) = Publisher::new(FlowSet::default(), workers);
-    let engines = readers.into_iter().zip(peers(workers)).enumerate().map(|(worker, (flows, peers))| {
-        let mut neighbors = NeighborTable::new(config.limits.neighbors, &net.ports_l2(), config.timers.neighbor * 1000);
-        for n in &config.neighbors {
-            if neighbors.set_static(n.port, n.address, Mac(n.mac)).is_none() {
-                return Err(anyhow!("limits.neighbors = {} has no room for the [[neighbor]] tables", config.limits.neighbors));
-            }
-        }
-        Ok(Engine::new(Parts {
-            net: Arc::clone(net),
-            flows,
-            counters: Arc::new(WorkerCounters::new(net.ports.len(), config.limits.flows)),
-            neighbors,
-            ports: SourcePorts::new(&config.limits.source_ports, worker, workers, seed()),
-            connections: config.limits.connections,
-            hash,
-            timeouts: Timeouts {
-                udp: config.timers.udp * 1000,
-                tcp_established: config.timers.tcp_established * 1000,
-                tcp_transitory: config.timers.tcp_transitory * 1000,
-            },
-            peers,
-        }))
-    });
-    Ok((publisher, engines.collect::<Result<_>>()?))
-}
-
 impl Server {
     /// Starts everything. On an error nothing is left behind.
     ///
@@ -143,7 +94,7 @@ impl Server {
         let (count, data_room) = (mbufs(config.ports.len(), workers), dpdk::data_room_for(mtu));
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
-            memory_mb: memory_mb(count, data_room),
+            memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
             main_core: placement.main,
             pci: config.ports.iter().filter_map(|p| pci(&p.device)).collect(),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
@@ -317,12 +268,6 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
 fn mbufs(ports: usize, workers: usize) -> u32 {
     let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
     (queues + workers * (2 * CACHE as usize + 2048)) as u32
-}
-
-/// Memory for the pool, and room for what drivers and EAL need.
-fn memory_mb(count: u32, data_room: u16) -> usize {
-    let each = usize::from(data_room) + 512;
-    (count as usize * each).div_ceil(1 << 20) + 32
 }
 
 fn pci(device: &DeviceName) -> Option<String> {

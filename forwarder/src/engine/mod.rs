@@ -14,6 +14,7 @@ mod fast;
 mod output;
 mod peers;
 mod slow;
+mod start;
 mod sweep;
 mod verdict;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use output::{Edge, Output};
 pub use peers::{Peers, peers};
+pub use start::engines;
 pub use sweep::{ConnRow, Timeouts};
 pub use verdict::DropReason;
 
