@@ -114,7 +114,8 @@ pub fn run(options: &Options) -> Result<Report> {
         rounds: options.rounds,
         packets: options.packets,
     };
-    let report = Report { start, bytes_per_connection: bed.bytes_per_connection(), rows: [ours, peers].concat() };
+    let report =
+        Report { start, bytes_per_connection: bed.bytes_per_connection(), rows: [ours, peers].concat() };
     if let Some(out) = &options.out {
         let json = serde_json::to_string_pretty(&report)?;
         std::fs::write(out, json + "\n").with_context(|| format!("{} cannot be written", out.display()))?;
@@ -131,12 +132,28 @@ impl std::fmt::Display for Report {
         let mut table = Table::new(&head);
         for row in &self.rows {
             let ratios = peers.iter().map(|p| format!("{:.2}", row.best() / p.best()));
-            table.row([row.name.clone(), format!("{:.1}", row.best()), format!("{:.1}", row.median())].into_iter().chain(ratios));
+            table.row(
+                [row.name.clone(), format!("{:.1}", row.best()), format!("{:.1}", row.median())]
+                    .into_iter()
+                    .chain(ratios),
+            );
         }
         let s = &self.start;
         let mut text = String::new();
-        writeln!(text, "{}, {}, DPDK {}, TSC {} MHz, {}", s.cpu, s.kernel, s.dpdk, s.tsc_hz / 1_000_000, pages(s.hugepages))?;
-        writeln!(text, "net_ring, hot packets, bursts of {}, core {}, {} rounds, ratios of the best", s.burst, s.core, s.rounds)?;
+        writeln!(
+            text,
+            "{}, {}, DPDK {}, TSC {} MHz, {}",
+            s.cpu,
+            s.kernel,
+            s.dpdk,
+            s.tsc_hz / 1_000_000,
+            pages(s.hugepages)
+        )?;
+        writeln!(
+            text,
+            "net_ring, hot packets, bursts of {}, core {}, {} rounds, ratios of the best",
+            s.burst, s.core, s.rounds
+        )?;
         write!(text, "\n{table}\nmemory a connection, both directions: {} bytes", self.bytes_per_connection)?;
         f.write_str(&text)
     }

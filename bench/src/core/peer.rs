@@ -37,7 +37,8 @@ impl Peer {
         };
         // lcore 0 only reads commands and sleeps; it may share the core with anybody.
         let lcores = format!("0@0,1@{core}");
-        let memory: &[&str] = if huge { &["--in-memory"] } else { &["--no-huge", "--no-shconf", "-m", "256"] };
+        let memory: &[&str] =
+            if huge { &["--in-memory"] } else { &["--no-huge", "--no-shconf", "-m", "256"] };
         let mut child = Command::new("dpdk-testpmd")
             .args(memory)
             .args(["--no-pci", "--no-telemetry", "--lcores", &lcores, "--vdev", "net_ring0", "--"])
@@ -46,7 +47,9 @@ impl Peer {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("dpdk-testpmd cannot be started; it comes with Debian's package dpdk: run `make deps`")?;
+            .context(
+                "dpdk-testpmd cannot be started; it comes with Debian's package dpdk: run `make deps`",
+            )?;
         let mut stdin = child.stdin.take().context("testpmd has no input")?;
         let begin = format!("set record-core-cycles on\nset fwd {mode}\nstart tx_first\n");
         let spoken = stdin.write_all(begin.as_bytes()).and_then(|()| {
@@ -55,10 +58,14 @@ impl Peer {
         });
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let figure = text.split("CPU cycles/packet=").nth(1).and_then(|t| t.split_whitespace().next()?.parse().ok());
+        let figure =
+            text.split("CPU cycles/packet=").nth(1).and_then(|t| t.split_whitespace().next()?.parse().ok());
         match (spoken, figure) {
             (Ok(()), Some(cycles)) => Ok(cycles),
-            _ => bail!("testpmd did not tell its cycles; it wrote: {text} {}", String::from_utf8_lossy(&output.stderr)),
+            _ => bail!(
+                "testpmd did not tell its cycles; it wrote: {text} {}",
+                String::from_utf8_lossy(&output.stderr)
+            ),
         }
     }
 }

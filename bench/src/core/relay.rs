@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use arrayvec::ArrayVec;
 use forwarder::config::{Config, Device, Idle};
 use forwarder::dpdk::{self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, RingPair};
+use forwarder::engine::engines;
 use forwarder::gateway::Gateway;
 use forwarder::io::{BURST, Burst, PacketBuf};
 use forwarder::net::Network;
-use forwarder::server::{Tsc, engines};
+use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
 use forwarder::wire::{Mac, checksum, eth, ipv4, ipv6, tcp};
 use forwarder::worker::Worker;
@@ -34,7 +35,14 @@ pub(super) struct Case {
 
 /// The cases, in the order of the table.
 pub(super) fn cases() -> Vec<Case> {
-    let hot = Case { name: "relay, 1 connection, UDP/IPv4, 64 B", v6: false, tcp: false, size: 60, connections: 1, admitted: true };
+    let hot = Case {
+        name: "relay, 1 connection, UDP/IPv4, 64 B",
+        v6: false,
+        tcp: false,
+        size: 60,
+        connections: 1,
+        admitted: true,
+    };
     vec![
         hot,
         Case { name: "relay, 1,000 connections", connections: 1000, ..hot },
@@ -91,10 +99,9 @@ mac = "02:00:00:00:02:02"
 fn config() -> Result<Config> {
     let mut text = CONFIG.to_owned();
     for proto in ["udp", "tcp"] {
-        for (name, listen, target, from) in [
-            ("4", "10.1.0.1", "10.2.0.2", "172.16.0.0/16"),
-            ("6", "[fd01::1]", "[fd02::2]", "fd10::/32"),
-        ] {
+        for (name, listen, target, from) in
+            [("4", "10.1.0.1", "10.2.0.2", "172.16.0.0/16"), ("6", "[fd01::1]", "[fd02::2]", "fd10::/32")]
+        {
             text += &format!(
                 "[[flow]]\nname = \"{proto}{name}\"\nproto = \"{proto}\"\nlisten = \"{listen}:{LISTEN_PORT}\"\n\
                  target = \"{target}:{LISTEN_PORT}\"\nfrom = [\"{from}\"]\n"
@@ -108,8 +115,12 @@ impl Bed {
     /// Starts EAL on the calling thread. As EAL's main thread it has a mempool cache, as a worker must.
     pub(super) fn new(core: usize) -> Result<Self> {
         let room = dpdk::data_room_for(1500);
-        let eal_options =
-            |huge| EalOptions { huge, memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64, main_core: core, ..EalOptions::default() };
+        let eal_options = |huge| EalOptions {
+            huge,
+            memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64,
+            main_core: core,
+            ..EalOptions::default()
+        };
         // Hugepages when the machine has them; the first refusal comes before EAL is touched.
         let (eal, huge) = match Eal::init(&eal_options(true)) {
             Ok(eal) => (eal, true),
@@ -195,7 +206,12 @@ impl Bed {
             if !case.admitted {
                 self.pool.alloc_bulk(&mut self.batch);
             }
-            ensure!(self.batch.len() == BURST, "{} of {BURST} packets came back in case {:?}", self.batch.len(), case.name);
+            ensure!(
+                self.batch.len() == BURST,
+                "{} of {BURST} packets came back in case {:?}",
+                self.batch.len(),
+                case.name
+            );
         }
         let cycles = counters.busy_cycles.get() - cycles;
         self.batch.clear();
@@ -243,7 +259,8 @@ fn frame(case: &Case, n: u16, gateway: Mac) -> Vec<u8> {
     l4.resize(usize::from(l4_len), 0x5a);
     let (proto, at) = if case.tcp { (6, tcp::CHECKSUM) } else { (17, 6) };
     let (ethertype, ip, pseudo) = if case.v6 {
-        let (src, dst): (Ipv6Addr, Ipv6Addr) = ([0xfd10, 0, 0, 0, 0, 0, 0, 9].into(), [0xfd01, 0, 0, 0, 0, 0, 0, 1].into());
+        let (src, dst): (Ipv6Addr, Ipv6Addr) =
+            ([0xfd10, 0, 0, 0, 0, 0, 0, 9].into(), [0xfd01, 0, 0, 0, 0, 0, 0, 1].into());
         let header = ipv6::header(src, dst, proto, 64, l4_len).to_vec();
         (eth::ETHERTYPE_IPV6, header, checksum::pseudo_v6(src, dst, proto, l4_len.into()))
     } else {
@@ -253,7 +270,7 @@ fn frame(case: &Case, n: u16, gateway: Mac) -> Vec<u8> {
         let header = ipv4::header(src, dst, proto, 64, l4_len).to_vec();
         (eth::ETHERTYPE_IPV4, header, checksum::pseudo_v4(src, dst, proto, l4_len))
     };
-    let sum = pseudo.add(&l4).finish_udp();
+    let sum = pseudo.plus(&l4).finish_udp();
     l4[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
     [&eth::header(gateway, CLIENT_MAC, None, ethertype)[..], &ip, &l4].concat()
 }
