@@ -20,7 +20,11 @@ pub struct QueueCounters {
 
 impl Default for QueueCounters {
     fn default() -> Self {
-        Self { rx: CountPair::default(), tx: CountPair::default(), drops: std::array::from_fn(|_| Counter::default()) }
+        Self {
+            rx: CountPair::default(),
+            tx: CountPair::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+        }
     }
 }
 

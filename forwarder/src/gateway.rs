@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, NeighborInfo, PortInfo,
-    QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
+    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, NeighborInfo,
+    PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
 };
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
@@ -109,7 +109,8 @@ impl Gateway {
     ) -> Result<Self, ApiError> {
         let free = (0..config.limits.flows as u32).rev().collect();
         let state = State { flows: BTreeMap::new(), publisher, next_id: 1, free, leaving: Vec::new() };
-        let gateway = Self { net, workers, devices, state: Mutex::new(state), started: Instant::now(), config };
+        let gateway =
+            Self { net, workers, devices, state: Mutex::new(state), started: Instant::now(), config };
         {
             let mut state = gateway.state();
             for spec in &gateway.config.flows {
@@ -132,7 +133,8 @@ impl Gateway {
             let drained = e.flow.state == FlowState::Draining && e.flow.shared.connections.in_use() == 0;
             drained || e.until.is_some_and(|until| until <= now)
         };
-        let gone: Vec<String> = state.flows.iter().filter(|(_, e)| over(e)).map(|(name, _)| name.clone()).collect();
+        let gone: Vec<String> =
+            state.flows.iter().filter(|(_, e)| over(e)).map(|(name, _)| name.clone()).collect();
         if gone.is_empty() {
             state.publisher.reclaim();
             return;
@@ -157,7 +159,10 @@ impl Gateway {
         state.check_listen(&spec)?;
         let slot = state.take_slot().ok_or_else(|| {
             let most = self.config.limits.flows;
-            error(ErrorCode::Full, format!("all {most} flow slots are in use; delete flows or raise limits.flows"))
+            error(
+                ErrorCode::Full,
+                format!("all {most} flow slots are in use; delete flows or raise limits.flows"),
+            )
         })?;
         let flow = Flow { id: state.next_id, slot, spec, state: FlowState::Active, shared: Arc::default() };
         state.next_id += 1;
@@ -181,7 +186,8 @@ impl Gateway {
         let name = spec.name.clone();
         let old = state.entry(&name)?.flow.clone();
         state.check_listen(&spec)?;
-        let same = (old.spec.proto, old.spec.listen, old.spec.target) == (spec.proto, spec.listen, spec.target);
+        let same =
+            (old.spec.proto, old.spec.listen, old.spec.target) == (spec.proto, spec.listen, spec.target);
         if !same {
             // Another way through the gateway: its connections end with the old flow.
             state.remove(&name)?;
@@ -206,7 +212,9 @@ impl Gateway {
             if Instant::now() > until {
                 return Err(error(
                     ErrorCode::Internal,
-                    format!("the change is published as epoch {epoch}, but a worker has not taken it in 2 s; see stats"),
+                    format!(
+                        "the change is published as epoch {epoch}, but a worker has not taken it in 2 s; see stats"
+                    ),
                 ));
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -239,7 +247,9 @@ impl Gateway {
             spec: entry.flow.spec.clone(),
             state: entry.flow.state,
             configured: entry.configured,
-            lease_remaining: entry.until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
+            lease_remaining: entry
+                .until
+                .map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
             connections: entry.flow.shared.connections.in_use(),
             admitted: now.admitted.saturating_sub(then.admitted),
             refused: now.refused.saturating_sub(then.refused),
@@ -391,9 +401,15 @@ impl Gateway {
     fn explain(&self, port: &str, tuple: Tuple) -> Result<Explanation, ApiError> {
         let mut e = Explanation { verdict: String::new(), ..empty_explanation() };
         let neighbors = self.neighbors()?;
-        e.steps.push(format!("{:?} packet from {} to {} arrives at port {port}", tuple.proto, tuple.src, tuple.dst));
+        e.steps.push(format!(
+            "{:?} packet from {} to {} arrives at port {port}",
+            tuple.proto, tuple.src, tuple.dst
+        ));
         let Some(key) = tuple.key() else {
-            return Err(error(ErrorCode::BadRequest, "source and destination are of different address families"));
+            return Err(error(
+                ErrorCode::BadRequest,
+                "source and destination are of different address families",
+            ));
         };
         if !self.net.owns(tuple.port, tuple.dst.ip()) {
             e.steps.push(format!("{} is not an address of port {port}", tuple.dst.ip()));
@@ -426,7 +442,9 @@ impl Gateway {
                     return Ok(refused(e, DropReason::FlowFull));
                 }
                 if tuple.proto == crate::api::Proto::Tcp {
-                    e.steps.push("a SYN opens a connection; any other segment is dropped as tcp_no_connection".into());
+                    e.steps.push(
+                        "a SYN opens a connection; any other segment is dropped as tcp_no_connection".into(),
+                    );
                 } else {
                     e.steps.push("the datagram opens a connection".into());
                 }
@@ -480,12 +498,18 @@ impl Gateway {
         let row = neighbors.iter().find(|r| r.port == port && r.address == next_hop);
         let known = row.and_then(|r| r.mac);
         if let (Some(src), Some(dst)) = (e.rewritten_src, e.rewritten_dst) {
-            let src = if src.port() == 0 { format!("{} and a source port chosen then", src.ip()) } else { src.to_string() };
+            let src = if src.port() == 0 {
+                format!("{} and a source port chosen then", src.ip())
+            } else {
+                src.to_string()
+            };
             e.steps.push(format!("it is rewritten to come from {src} and go to {dst}"));
         }
         e.steps.push(match known {
             Some(mac) => format!("it leaves by port {name} to next hop {next_hop} at {mac}"),
-            None => format!("it leaves by port {name} to next hop {next_hop}, whose MAC address is asked for first"),
+            None => format!(
+                "it leaves by port {name} to next hop {next_hop}, whose MAC address is asked for first"
+            ),
         });
         e.verdict = "forward".into();
         e.out_port = Some(name);
@@ -578,7 +602,8 @@ impl Handler for Gateway {
                 Ok(Reply::Flow { flow })
             }
             Request::ConnectionList { flow, limit } => {
-                let (connections, truncated) = self.connections(flow.as_deref(), limit.unwrap_or(LIST_LIMIT))?;
+                let (connections, truncated) =
+                    self.connections(flow.as_deref(), limit.unwrap_or(LIST_LIMIT))?;
                 Ok(Reply::Connections { connections, truncated })
             }
             Request::PortList => Ok(Reply::Ports { ports: self.ports()? }),

@@ -64,7 +64,8 @@ impl Network {
     /// The layer 2 sides of the ports.
     pub fn ports_l2(&self) -> Vec<PortL2> {
         let l2 = |p: &PortNet| {
-            let mut l2 = PortL2 { mac: p.mac, vlan: p.vlan, mtu: p.mtu, ipv4: Vec::new(), ipv6: vec![p.link_local] };
+            let mut l2 =
+                PortL2 { mac: p.mac, vlan: p.vlan, mtu: p.mtu, ipv4: Vec::new(), ipv6: vec![p.link_local] };
             for address in &p.addresses {
                 match address.addr() {
                     IpAddr::V4(a) => l2.ipv4.push(a),
@@ -78,9 +79,9 @@ impl Network {
 
     /// Is `address` one of `port`'s own, its link-local one included?
     pub fn owns(&self, port: PortIndex, address: IpAddr) -> bool {
-        self.ports
-            .get(usize::from(port))
-            .is_some_and(|p| p.addresses.iter().any(|a| a.addr() == address) || address == IpAddr::V6(p.link_local))
+        self.ports.get(usize::from(port)).is_some_and(|p| {
+            p.addresses.iter().any(|a| a.addr() == address) || address == IpAddr::V6(p.link_local)
+        })
     }
 
     /// The port that owns `address`.

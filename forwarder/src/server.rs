@@ -130,10 +130,18 @@ impl Server {
         let stop = StopFlag::default();
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
-        for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&placement.workers).enumerate() {
+        for (index, ((engine, queues), core)) in
+            engines.into_iter().zip(queues).zip(&placement.workers).enumerate()
+        {
             let io = DpdkIo::new(queues, Arc::clone(&pool));
-            let (worker, handle) =
-                Worker::new(engine, io, Tsc::new(&eal), stop.clone(), config.workers.idle, (index, Some(*core)));
+            let (worker, handle) = Worker::new(
+                engine,
+                io,
+                Tsc::new(&eal),
+                stop.clone(),
+                config.workers.idle,
+                (index, Some(*core)),
+            );
             handles.push(handle);
             let (eal, core) = (Arc::clone(&eal), *core);
             let run = move || run_worker(worker, &eal, core);
@@ -247,7 +255,10 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
     });
     register("/scistream/drops", "Drops by reason. No parameters.", |g| {
         let drops = g.stats().drops;
-        DropReason::ALL.iter().map(|r| (r.name().to_owned(), drops.get(r.name()).copied().unwrap_or(0))).collect()
+        DropReason::ALL
+            .iter()
+            .map(|r| (r.name().to_owned(), drops.get(r.name()).copied().unwrap_or(0)))
+            .collect()
     });
     register("/scistream/flows", "Connections, packets and bytes of every flow. No parameters.", |g| {
         let figures = |f: crate::api::FlowInfo| {

@@ -58,7 +58,8 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
         }
         Cores::Auto => choose(config, &available, &port_nodes, &core_node),
     };
-    let main = available.iter().copied().find(|c| !workers.contains(c)).or(available.first().copied()).unwrap_or(0);
+    let main =
+        available.iter().copied().find(|c| !workers.contains(c)).or(available.first().copied()).unwrap_or(0);
     if workers.contains(&main) {
         notices.push(format!(
             "core {main} serves a worker and everything else: the worker will be interrupted; leave a core out of workers.cores"
@@ -66,12 +67,17 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
     }
     for p in &config.ports {
         if let Some(queues) = p.queues.filter(|q| usize::from(*q) < workers.len()) {
-            return Err(PlacementError::TooFewQueues { port: p.name.clone(), queues, workers: workers.len() });
+            return Err(PlacementError::TooFewQueues {
+                port: p.name.clone(),
+                queues,
+                workers: workers.len(),
+            });
         }
     }
     for (p, node) in config.ports.iter().zip(&port_nodes) {
         let Some(node) = node else { continue };
-        let far: Vec<usize> = workers.iter().copied().filter(|c| core_node(*c).is_some_and(|n| n != *node)).collect();
+        let far: Vec<usize> =
+            workers.iter().copied().filter(|c| core_node(*c).is_some_and(|n| n != *node)).collect();
         if far.is_empty() {
             notices.push(format!("port {}: device and workers are on NUMA node {node}", p.name));
         } else {
@@ -148,7 +154,9 @@ fn core_node(core: usize) -> Option<i32> {
     use std::sync::OnceLock;
     static TOPOLOGY: OnceLock<Option<Topology>> = OnceLock::new();
     let topology = TOPOLOGY.get_or_init(|| Topology::new().ok()).as_ref()?;
-    let unit = topology.objects_with_type(hwlocality::object::types::ObjectType::PU).find(|o| o.os_index() == Some(core))?;
+    let unit = topology
+        .objects_with_type(hwlocality::object::types::ObjectType::PU)
+        .find(|o| o.os_index() == Some(core))?;
     unit.nodeset()?.first_set().map(|n| usize::from(n) as i32)
 }
 
@@ -159,7 +167,9 @@ mod tests {
     fn config(devices: &[&str], queues: Option<u16>) -> Config {
         let mut text = String::new();
         for (i, device) in devices.iter().enumerate() {
-            text += &format!("[[port]]\nname = \"p{i}\"\ndevice = \"{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n");
+            text += &format!(
+                "[[port]]\nname = \"p{i}\"\ndevice = \"{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n"
+            );
             if let Some(q) = queues {
                 text += &format!("queues = {q}\n");
             }

@@ -121,7 +121,8 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     ) -> (Self, WorkerHandle) {
         let mailbox = Arc::new(Mailbox { commands: ArrayQueue::new(4), replies: ArrayQueue::new(4) });
         let counters = Arc::clone(engine.counters());
-        let handle = WorkerHandle { index, core, counters, mailbox: Arc::clone(&mailbox), asking: Mutex::new(0) };
+        let handle =
+            WorkerHandle { index, core, counters, mailbox: Arc::clone(&mailbox), asking: Mutex::new(0) };
         let ports = engine.net().ports.len();
         let worker = Self {
             engine,

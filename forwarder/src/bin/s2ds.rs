@@ -12,7 +12,11 @@ use nix::sys::signal::{SigSet, Signal};
 
 /// SciStream data server: relays TCP, UDP and QUIC streams between two networks, rewriting packets in place.
 #[derive(Debug, Parser)]
-#[command(name = "s2ds", version, override_usage = "s2ds [EAL OPTIONS --] --config FILE [--socket PATH] [--check]")]
+#[command(
+    name = "s2ds",
+    version,
+    override_usage = "s2ds [EAL OPTIONS --] --config FILE [--socket PATH] [--check]"
+)]
 struct Args {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]

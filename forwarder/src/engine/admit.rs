@@ -33,7 +33,12 @@ pub struct Refusal {
 }
 
 /// Whether a packet with this tuple may open a connection. `opens` is false for a TCP segment that is not a first SYN.
-pub fn check<'a>(net: &Network, flows: &'a FlowSet, tuple: &Tuple, opens: bool) -> Result<Admission<'a>, Refusal> {
+pub fn check<'a>(
+    net: &Network,
+    flows: &'a FlowSet,
+    tuple: &Tuple,
+    opens: bool,
+) -> Result<Admission<'a>, Refusal> {
     let refuse = |reason, flow| Err(Refusal { reason, flow });
     let Some(flow) = flows.listening(tuple.proto, tuple.dst) else {
         return refuse(DropReason::NoFlow, None);
@@ -53,7 +58,9 @@ pub fn check<'a>(net: &Network, flows: &'a FlowSet, tuple: &Tuple, opens: bool) 
         return refuse(DropReason::NoRoute, slot);
     };
     match net.route(tuple.src.ip()) {
-        Some((port, to_client)) if port == tuple.port => Ok(Admission { flow, out_port, to_target, to_client }),
+        Some((port, to_client)) if port == tuple.port => {
+            Ok(Admission { flow, out_port, to_target, to_client })
+        }
         Some(_) => refuse(DropReason::ReversePath, slot),
         None => refuse(DropReason::NoRoute, slot),
     }

@@ -131,7 +131,12 @@ impl<B: PacketBuf> Engine<B> {
 
     /// Passes a burst that arrived at `port` through the engine; `burst` is empty afterwards.
     #[inline]
-    pub fn process<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, burst: &mut Burst<B>) {
+    pub fn process<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
         let n = burst.len();
         let expect = self.expect[usize::from(port)];
         for packet in burst.iter() {
@@ -210,7 +215,9 @@ impl<B: PacketBuf> Engine<B> {
         let in_place = adjacency.valid && l2_len == l3;
         if in_place {
             if l3 == 14 {
-                if let (Some(to), Some(from)) = (head.first_chunk_mut::<14>(), adjacency.l2.first_chunk::<14>()) {
+                if let (Some(to), Some(from)) =
+                    (head.first_chunk_mut::<14>(), adjacency.l2.first_chunk::<14>())
+                {
                     *to = *from;
                 }
             } else if let Some(to) = head.first_chunk_mut::<18>() {
@@ -218,7 +225,9 @@ impl<B: PacketBuf> Engine<B> {
             }
         }
         let out_port = adjacency.port;
-        let Some(ip) = head.get_mut(l3..) else { return self.drop(edge, port, packet, DropReason::IpTruncated) };
+        let Some(ip) = head.get_mut(l3..) else {
+            return self.drop(edge, port, packet, DropReason::IpTruncated);
+        };
         let rewritten = if lane.class == Class::V6 {
             let conn = self.table.conn(found.conn());
             apply::ipv6(ip, direction, self.table.rewrite6(found), conn.rewrite_ports(direction), deltas)
@@ -258,8 +267,11 @@ impl<B: PacketBuf> Engine<B> {
             conn.seen = seen::CLIENT_SYN;
             return;
         }
-        let [syn, fin] =
-            if from_client { [seen::CLIENT_SYN, seen::CLIENT_FIN] } else { [seen::TARGET_SYN, seen::TARGET_FIN] };
+        let [syn, fin] = if from_client {
+            [seen::CLIENT_SYN, seen::CLIENT_FIN]
+        } else {
+            [seen::TARGET_SYN, seen::TARGET_FIN]
+        };
         for (flag, bit) in [(tcp::SYN, syn), (tcp::FIN, fin), (tcp::RST, seen::RST)] {
             if flags & flag != 0 {
                 conn.seen |= bit;
@@ -275,11 +287,8 @@ impl<B: PacketBuf> Engine<B> {
             return self.await_neighbor(edge, pending);
         }
         let (l2_len, l3) = (usize::from(adjacency.l2_len), usize::from(pending.l3));
-        let fits = if l2_len <= l3 {
-            pending.packet.pull(l3 - l2_len)
-        } else {
-            pending.packet.push(l2_len - l3)
-        };
+        let fits =
+            if l2_len <= l3 { pending.packet.pull(l3 - l2_len) } else { pending.packet.push(l2_len - l3) };
         let header = adjacency.l2.get(..l2_len);
         match (fits, pending.packet.head_mut().get_mut(..l2_len), header) {
             (true, Some(to), Some(from)) => to.copy_from_slice(from),
@@ -292,7 +301,13 @@ impl<B: PacketBuf> Engine<B> {
 
     /// Counts a drop of a packet that came in at `port`; its buffer is freed with the burst's others.
     #[inline]
-    fn drop<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, packet: B, reason: DropReason) {
+    fn drop<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        packet: B,
+        reason: DropReason,
+    ) {
         self.counters.count_drop(port, reason);
         if self.dropped.is_full() {
             edge.io.free(&mut self.dropped);

@@ -48,7 +48,12 @@ pub struct Edge<'a, IO: PacketIo> {
 impl<IO: PacketIo> Edge<'_, IO> {
     /// Puts a packet behind the others of a port. When the batch is full and the device takes nothing, gives it back.
     #[inline(always)]
-    pub(super) fn send(&mut self, counters: &WorkerCounters, port: PortIndex, packet: IO::Buf) -> Result<(), IO::Buf> {
+    pub(super) fn send(
+        &mut self,
+        counters: &WorkerCounters,
+        port: PortIndex,
+        packet: IO::Buf,
+    ) -> Result<(), IO::Buf> {
         let index = usize::from(port);
         if self.out.batches[index].packets.is_full() {
             self.flush_port(counters, port);

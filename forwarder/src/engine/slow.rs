@@ -58,7 +58,12 @@ impl Transport {
 impl<B: PacketBuf> Engine<B> {
     /// Deals with one packet that came in at `port`.
     #[cold]
-    pub(super) fn slow<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, packet: B) {
+    pub(super) fn slow<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        packet: B,
+    ) {
         let (frame, kind) = match self.classify(port, packet.head(), packet.frame_len()) {
             Ok(it) => it,
             Err(reason) => return self.drop(edge, port, packet, reason),
@@ -95,7 +100,13 @@ impl<B: PacketBuf> Engine<B> {
         Ok((frame, kind))
     }
 
-    fn classify4(&self, port: PortIndex, frame: &Frame, packet: &[u8], room: usize) -> Result<Kind, DropReason> {
+    fn classify4(
+        &self,
+        port: PortIndex,
+        frame: &Frame,
+        packet: &[u8],
+        room: usize,
+    ) -> Result<Kind, DropReason> {
         let ip = Ipv4::parse(packet, room).map_err(ip_reason)?;
         if !ip.checksum_ok() {
             return Err(DropReason::IpBadChecksum);
@@ -136,7 +147,8 @@ impl<B: PacketBuf> Engine<B> {
                 Ok(Kind::Echo4(ip.header_len()))
             }
             PROTO_TCP | PROTO_UDP => {
-                let (src_port, dst_port, flags) = ports_and_flags(ip.protocol(), ip.payload(), ip.payload_len())?;
+                let (src_port, dst_port, flags) =
+                    ports_and_flags(ip.protocol(), ip.payload(), ip.payload_len())?;
                 if ip.ttl() <= 1 {
                     return Err(DropReason::TtlExpired);
                 }
@@ -149,7 +161,13 @@ impl<B: PacketBuf> Engine<B> {
         }
     }
 
-    fn classify6(&self, port: PortIndex, frame: &Frame, packet: &[u8], room: usize) -> Result<Kind, DropReason> {
+    fn classify6(
+        &self,
+        port: PortIndex,
+        frame: &Frame,
+        packet: &[u8],
+        room: usize,
+    ) -> Result<Kind, DropReason> {
         let ip = Ipv6::parse(packet, room).map_err(ip_reason)?;
         let (src, dst) = (ip.src(), ip.dst());
         if src == dst {
@@ -194,7 +212,8 @@ impl<B: PacketBuf> Engine<B> {
                 Ok(Kind::Echo6)
             }
             PROTO_TCP | PROTO_UDP => {
-                let (src_port, dst_port, flags) = ports_and_flags(upper.protocol, ip.payload(), ip.payload_len())?;
+                let (src_port, dst_port, flags) =
+                    ports_and_flags(upper.protocol, ip.payload(), ip.payload_len())?;
                 if ip.hop_limit() <= 1 {
                     return Err(DropReason::TtlExpired);
                 }
@@ -232,7 +251,9 @@ impl<B: PacketBuf> Engine<B> {
             Some(found) => found,
             None => {
                 let listening = self.flows.listening(t.tuple.proto, t.tuple.dst).is_some();
-                if let Some(owner) = self.ports.owner(t.tuple.dst.port()).filter(|o| *o != self.peers.me() && !listening) {
+                if let Some(owner) =
+                    self.ports.owner(t.tuple.dst.port()).filter(|o| *o != self.peers.me() && !listening)
+                {
                     return match self.peers.hand_over(owner, port, packet) {
                         Ok(()) => self.counters.handed_over.add(1),
                         Err(packet) => self.drop(edge, port, packet, DropReason::HandoverFull),
@@ -253,7 +274,9 @@ impl<B: PacketBuf> Engine<B> {
     fn admit(&mut self, t: &Transport) -> Result<Found, DropReason> {
         let key = t.tuple.key().ok_or(DropReason::NoFlow)?;
         let (plan, flow) = match admit::check(&self.net, &self.flows, &t.tuple, t.opens()) {
-            Ok(Admission { flow, out_port, to_target, to_client }) => ((out_port, to_target, to_client), flow.clone()),
+            Ok(Admission { flow, out_port, to_target, to_client }) => {
+                ((out_port, to_target, to_client), flow.clone())
+            }
             Err(refusal) => {
                 if let Some(slot) = refusal.flow {
                     self.counters.flows[slot as usize].refused.add(1);
@@ -342,7 +365,8 @@ impl<B: PacketBuf> Engine<B> {
             let free = |port: u16| {
                 let source = SocketAddr::new(address, port);
                 let back = Tuple { port: out_port, proto, src: target, dst: source };
-                back.key().is_some_and(|key| table.find(&key).is_none()) && flows.listening(proto, source).is_none()
+                back.key().is_some_and(|key| table.find(&key).is_none())
+                    && flows.listening(proto, source).is_none()
             };
             if let Some(port) = self.ports.pick(free) {
                 return Ok(SocketAddr::new(address, port));
@@ -352,7 +376,11 @@ impl<B: PacketBuf> Engine<B> {
     }
 
     /// Queues a packet until its next hop answers, and asks when nobody has.
-    pub(super) fn await_neighbor<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, pending: Pending<B>) {
+    pub(super) fn await_neighbor<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        pending: Pending<B>,
+    ) {
         match self.neighbors.wanted(pending.next_hop, self.now) {
             Wanted::Failed => {
                 return self.drop(edge, pending.port, pending.packet, DropReason::NeighborFailed);
@@ -419,7 +447,8 @@ impl<B: PacketBuf> Engine<B> {
             Kind::Arp => neighbor::answer_arp(packet.head(), frame, l2),
             _ => {
                 let ip = packet.head().get(frame.l3..).unwrap_or_default();
-                Ipv6::parse(ip, packet.frame_len() - frame.l3).and_then(|ip| neighbor::answer_nd(&ip, frame, l2))
+                Ipv6::parse(ip, packet.frame_len() - frame.l3)
+                    .and_then(|ip| neighbor::answer_nd(&ip, frame, l2))
             }
         };
         let Ok(outcome) = outcome else { return self.drop(edge, port, packet, malformed) };
@@ -432,7 +461,9 @@ impl<B: PacketBuf> Engine<B> {
         }
         let reply = outcome.reply.as_deref();
         let sent = match (reply, reply.is_some_and(|r| packet.resize(r.len()))) {
-            (Some(reply), true) => packet.head_mut().get_mut(..reply.len()).map(|to| to.copy_from_slice(reply)),
+            (Some(reply), true) => {
+                packet.head_mut().get_mut(..reply.len()).map(|to| to.copy_from_slice(reply))
+            }
             _ => None,
         };
         if sent.is_none() {
@@ -444,8 +475,14 @@ impl<B: PacketBuf> Engine<B> {
     }
 
     /// Takes in a MAC address, and sends what waited for it.
-    pub(super) fn learn<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, port: PortIndex, heard: &Heard) {
-        let learned = self.neighbors.learn(port, heard.address, heard.mac, self.now, heard.source, heard.create);
+    pub(super) fn learn<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        heard: &Heard,
+    ) {
+        let learned =
+            self.neighbors.learn(port, heard.address, heard.mac, self.now, heard.source, heard.create);
         if let Some(learned) = learned.filter(|l| l.resolved_now) {
             self.send_pending(edge, learned.adj);
         }
@@ -568,7 +605,9 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
             (END, _) => return Ok(()),
             (NOP, _) => rest,
             (LSRR | SSRR, _) | (_, []) => return Err(DropReason::IpOptions),
-            (_, [len, ..]) if *len < 2 || usize::from(*len) > options.len() => return Err(DropReason::IpOptions),
+            (_, [len, ..]) if *len < 2 || usize::from(*len) > options.len() => {
+                return Err(DropReason::IpOptions);
+            }
             (_, [len, ..]) => &options[usize::from(*len)..],
         };
     }

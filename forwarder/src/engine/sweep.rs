@@ -187,7 +187,9 @@ impl<B: PacketBuf> Engine<B> {
         let endpoints = self.table.endpoints(n);
         let state = if !conn.is_tcp() || conn.established() {
             "established"
-        } else if conn.seen & !(crate::flow::table::seen::CLIENT_SYN | crate::flow::table::seen::TARGET_SYN) == 0 {
+        } else if conn.seen & !(crate::flow::table::seen::CLIENT_SYN | crate::flow::table::seen::TARGET_SYN)
+            == 0
+        {
             "opening"
         } else {
             "closing"

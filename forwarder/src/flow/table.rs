@@ -232,7 +232,8 @@ impl Bucket {
 
     fn set(&mut self, i: usize, signature: u16, found: u32, foreign: bool) {
         let shift = 16 * (i & 3);
-        self.signatures[i >> 2] = self.signatures[i >> 2] & !(0xffff << shift) | u64::from(signature) << shift;
+        self.signatures[i >> 2] =
+            self.signatures[i >> 2] & !(0xffff << shift) | u64::from(signature) << shift;
         self.found[i] = found;
         self.foreign = self.foreign & !(1 << i) | u8::from(foreign) << i;
     }
@@ -441,7 +442,8 @@ impl ConnTable {
 
     /// Inserts a connection under both its keys, which must be new. The caller fills in next hops, flow and epoch.
     pub fn insert(&mut self, e: &Endpoints, flow_id: u64, now: Millis) -> Result<u32, Full> {
-        let (Some(to_target), Some(to_client)) = (e.key(Direction::ToTarget), e.key(Direction::ToClient)) else {
+        let (Some(to_target), Some(to_client)) = (e.key(Direction::ToTarget), e.key(Direction::ToClient))
+        else {
             return Err(Full);
         };
         let n = if self.free != NONE { self.free } else { self.used };
@@ -700,7 +702,9 @@ mod tests {
                 table.remove(n);
             }
             assert!(table.is_empty());
-            assert!(table.buckets.iter().all(|b| b.emigrants == 0 && b.foreign == 0 && b.signatures == [0; 2]));
+            assert!(
+                table.buckets.iter().all(|b| b.emigrants == 0 && b.foreign == 0 && b.signatures == [0; 2])
+            );
         }
     }
 

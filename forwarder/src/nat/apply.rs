@@ -62,7 +62,13 @@ pub fn ipv4_with_options(
 
 /// Rewrites an IPv6 packet without extension headers. `packet` begins with its IP header.
 #[inline(always)]
-pub fn ipv6(packet: &mut [u8], direction: Direction, (src, dst): (u128, u128), ports: u32, deltas: Deltas) -> bool {
+pub fn ipv6(
+    packet: &mut [u8],
+    direction: Direction,
+    (src, dst): (u128, u128),
+    ports: u32,
+    deltas: Deltas,
+) -> bool {
     let Some(h) = packet.first_chunk_mut::<{ ipv6::HEADER + udp::HEADER }>() else { return false };
     h[7] = h[7].wrapping_sub(1);
     h[8..24].copy_from_slice(&src.to_ne_bytes());

@@ -19,9 +19,9 @@ pub struct Deltas {
 pub fn deltas(e: &Endpoints) -> Deltas {
     let changes = [(e.client, e.source), (e.listen, e.target)];
     let ip = changes.iter().fold(Delta::NONE, |delta, (old, new)| replace_address(delta, *old, *new));
-    let l4 = changes.iter().fold(ip, |delta, (old, new)| {
-        delta.replace(&old.port().to_be_bytes(), &new.port().to_be_bytes())
-    });
+    let l4 = changes
+        .iter()
+        .fold(ip, |delta, (old, new)| delta.replace(&old.port().to_be_bytes(), &new.port().to_be_bytes()));
     Deltas { l4, ip: if e.client.is_ipv4() { ip } else { Delta::NONE } }
 }
 

@@ -20,7 +20,8 @@ pub fn equal_words(words: &[u64; 2], word: u16) -> u32 {
     // SAFETY: the processor has SSE2, which this is compiled for; the intrinsics work on values only.
     unsafe {
         use core::arch::x86_64::{
-            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi64x, _mm_set1_epi16, _mm_setzero_si128,
+            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_set_epi64x, _mm_set1_epi16,
+            _mm_setzero_si128,
         };
         let all = _mm_set_epi64x(words[1] as i64, words[0] as i64);
         let equal = _mm_cmpeq_epi16(all, _mm_set1_epi16(word as i16));

@@ -84,7 +84,12 @@ impl<T: Send + Sync> Publisher<T> {
             retired: Mutex::new(Vec::new()),
         });
         let readers = (0..readers)
-            .map(|index| Reader { shared: Arc::clone(&shared), index, seen: 1, current: current.cast_const() })
+            .map(|index| Reader {
+                shared: Arc::clone(&shared),
+                index,
+                seen: 1,
+                current: current.cast_const(),
+            })
             .collect();
         (Self { shared, epoch: 1 }, readers)
     }
