@@ -30,7 +30,8 @@ impl Drop for Watched {
 
 #[test]
 fn a_reader_never_sees_a_freed_value_nor_an_older_one() {
-    static FREED: [std::sync::atomic::AtomicBool; 4] = [const { std::sync::atomic::AtomicBool::new(false) }; 4];
+    static FREED: [std::sync::atomic::AtomicBool; 4] =
+        [const { std::sync::atomic::AtomicBool::new(false) }; 4];
     loom::model(|| {
         let alive = Arc::new(AtomicUsize::new(0));
         let (mut publisher, mut readers) = Publisher::new(Watched::new(1, &FREED, &alive), 1);
@@ -42,7 +43,10 @@ fn a_reader_never_sees_a_freed_value_nor_an_older_one() {
                 let value = reader.value;
                 // A switch of threads, at which a wrong publisher would free what is still being read.
                 loom::thread::yield_now();
-                assert!(!FREED[value as usize].load(std::sync::atomic::Ordering::SeqCst), "freed under its reader");
+                assert!(
+                    !FREED[value as usize].load(std::sync::atomic::Ordering::SeqCst),
+                    "freed under its reader"
+                );
                 assert!(value >= last, "went back from {last} to {value}");
                 assert!(value >= reader.epoch(), "older than the epoch it acknowledged");
                 last = value;

@@ -1,7 +1,7 @@
 //! A running s2ds and its control socket.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -35,15 +35,17 @@ impl Gateway {
         fs::create_dir(&dir).map_err(TopologyError::io(format!("make the directory {}", dir.display())))?;
         let text = format!("{config}\n[service]\nsocket = {socket:?}\nmode = \"0600\"\n");
         fs::write(&file, text).map_err(TopologyError::io(format!("write {}", file.display())))?;
-        let process = netns.spawn_with(
-            &find_binary("s2ds")?,
-            &["--config", &file.to_string_lossy()],
-            // EAL keeps its runtime files here, away from other instances and from places only root may write.
-            &[("RUNTIME_DIRECTORY", &dir.to_string_lossy())],
-        )?;
+        let process = launch(&netns, &file)?;
         let mut gateway = Gateway { process, netns, socket };
         gateway.wait_until_it_answers()?;
         Ok(gateway)
+    }
+
+    /// Starts s2ds again with the same configuration, whatever became of the one before.
+    pub fn restart(&mut self) -> Result<(), TopologyError> {
+        self.process.kill();
+        self.process = launch(&self.netns, &self.socket.with_extension("toml"))?;
+        self.wait_until_it_answers()
     }
 
     fn wait_until_it_answers(&mut self) -> Result<(), TopologyError> {
@@ -66,7 +68,7 @@ impl Gateway {
 
     /// Path of the control socket, for s2ctl.
     #[must_use]
-    pub fn socket(&self) -> &std::path::Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 
@@ -118,6 +120,16 @@ impl Gateway {
     pub fn stop(&mut self) -> Result<ExitStatus, TopologyError> {
         self.process.stop(STOP)
     }
+}
+
+fn launch(netns: &Netns, config: &Path) -> Result<Process, TopologyError> {
+    let dir = config.parent().unwrap_or(config);
+    netns.spawn_with(
+        &find_binary("s2ds")?,
+        &["--config", &config.to_string_lossy()],
+        // EAL keeps its runtime files here, away from other instances and from places only root may write.
+        &[("RUNTIME_DIRECTORY", &dir.to_string_lossy())],
+    )
 }
 
 /// Received frames of which the ledger does not know what became: received - (sent + held + drops).

@@ -54,7 +54,7 @@ impl SourcePorts {
         let mut n = 0;
         for _ in 0..RANDOM_TRIES {
             // Multiply-shift maps 32 random bits to the share without the bias and cost of a division.
-            n = (u64::from(self.random.next_u32()) * u64::from(share) >> 32) as u32;
+            n = ((u64::from(self.random.next_u32()) * u64::from(share)) >> 32) as u32;
             if free(port(n)) {
                 return Some(port(n));
             }
