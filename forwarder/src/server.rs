@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 
 use crate::config::{Config, Device as DeviceName};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, WorkerThread};
@@ -146,7 +146,7 @@ impl Server {
             let (eal, core) = (Arc::clone(&eal), *core);
             let run = move || run_worker(worker, &eal, core);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
-            server.threads.push(thread.context("a worker thread cannot be started")?);
+            server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
         let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);

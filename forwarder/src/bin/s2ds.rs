@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use forwarder::config::Config;
 use forwarder::server::Server;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match run(eal_args, Args::parse_from(args)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("s2ds: {e:#}");
+            eprintln!("s2ds: {e}");
             ExitCode::FAILURE
         }
     }
@@ -57,7 +57,7 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     if let Some(socket) = args.socket {
         config.service.socket = socket;
     }
-    let placement = topology::place(&config).with_context(|| args.config.display().to_string())?;
+    let placement = topology::place(&config).map_err(|e| anyhow!("{}: {e}", args.config.display()))?;
     if args.check {
         print!("{}", config.describe());
         print_placement(&placement);
@@ -71,14 +71,14 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    signals.thread_block().context("signals cannot be blocked")?;
+    signals.thread_block().map_err(|e| anyhow!("signals cannot be blocked: {e}"))?;
 
     let socket = config.service.socket.clone();
     let server = Server::start(config, &placement, eal_args)?;
     let workers = placement.workers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     eprintln!("s2ds: ready; workers on cores {workers}, control socket {}", socket.display());
 
-    let signal = signals.wait().context("signals cannot be waited for")?;
+    let signal = signals.wait().map_err(|e| anyhow!("signals cannot be waited for: {e}"))?;
     eprintln!("s2ds: {signal}: stopping");
     std::thread::spawn(move || {
         if signals.wait().is_ok() {

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // With stderr gone too the exit code has to say it alone.
-            _ = writeln!(io::stderr(), "s2ctl: {error:#}");
+            _ = writeln!(io::stderr(), "s2ctl: {error}");
             ExitCode::from(exit_code(&error))
         }
     }
