@@ -1,0 +1,258 @@
+//! Packets, described by what they say and built by etherparse: the packet that goes in, and the one that must come out.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, SlicedPacket, TcpHeader, VlanId,
+};
+
+/// VLAN of every port of [`super::PORTS`].
+pub const VLANS: [Option<u16>; 4] = [None, None, Some(30), Some(40)];
+
+/// MAC address of the gateway's port.
+pub fn gw_mac(port: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, port + 1]
+}
+
+/// MAC address of the host that has `address`.
+pub fn host_mac(address: IpAddr) -> [u8; 6] {
+    match address {
+        IpAddr::V4(a) => {
+            let [a, b, c, d] = a.octets();
+            [2, 4 ^ a, b, c, d, 4]
+        }
+        IpAddr::V6(a) => {
+            let o = a.octets();
+            [2, 6, o[0] ^ o[1], o[3], o[14], o[15]]
+        }
+    }
+}
+
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    Udp { checksum: bool },
+    Tcp { flags: u8, seq: u32, ack: u32, options: Vec<u8> },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packet {
+    pub mac: ([u8; 6], [u8; 6]),
+    pub vlan: Option<u16>,
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub ttl: u8,
+    pub id: u16,
+    pub ip_options: Vec<u8>,
+    pub body: Body,
+    pub payload: Vec<u8>,
+}
+
+pub fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+impl Packet {
+    /// A packet as a host on the link of `port` sends it to the gateway.
+    pub fn arriving(port: u8, src: SocketAddr, dst: SocketAddr, body: Body, payload: &[u8]) -> Packet {
+        Packet {
+            mac: (gw_mac(port), host_mac(src.ip())),
+            vlan: VLANS[usize::from(port)],
+            src,
+            dst,
+            ttl: 61,
+            id: 0x1234,
+            ip_options: Vec::new(),
+            body,
+            payload: payload.to_vec(),
+        }
+    }
+
+    pub fn udp(port: u8, src: &str, dst: &str, payload: &[u8]) -> Packet {
+        Packet::arriving(port, addr(src), addr(dst), Body::Udp { checksum: true }, payload)
+    }
+
+    pub fn tcp(port: u8, src: &str, dst: &str, flags: u8, payload: &[u8]) -> Packet {
+        Packet::arriving(port, addr(src), addr(dst), tcp(flags), payload)
+    }
+
+    /// The same as the gateway must send it by `port`: new addresses, one hop older, towards `next_hop`.
+    pub fn leaving_to(&self, port: u8, src: SocketAddr, dst: SocketAddr, next_hop: IpAddr) -> Packet {
+        Packet {
+            mac: (host_mac(next_hop), gw_mac(port)),
+            vlan: VLANS[usize::from(port)],
+            src,
+            dst,
+            ttl: self.ttl - 1,
+            ..self.clone()
+        }
+    }
+
+    /// The same towards the destination itself.
+    pub fn leaving(&self, port: u8, src: SocketAddr, dst: SocketAddr) -> Packet {
+        self.leaving_to(port, src, dst, dst.ip())
+    }
+
+    /// Where the IP header begins.
+    pub fn l3(&self) -> usize {
+        if self.vlan.is_some() { 18 } else { 14 }
+    }
+
+    /// Where the transport header begins.
+    pub fn l4(&self) -> usize {
+        self.l3() + if self.src.is_ipv4() { 20 + self.ip_options.len() } else { 40 }
+    }
+
+    fn ip(&self) -> IpHeaders {
+        match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                let mut h = Ipv4Header::new(0, self.ttl, IpNumber::UDP, s.octets(), d.octets()).unwrap();
+                h.identification = self.id;
+                h.dont_fragment = true;
+                h.fragment_offset = IpFragOffset::ZERO;
+                h.options = self.ip_options.as_slice().try_into().unwrap();
+                IpHeaders::Ipv4(h, Default::default())
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                let h = Ipv6Header {
+                    traffic_class: 7,
+                    flow_label: u32::from(self.id).try_into().unwrap(),
+                    hop_limit: self.ttl,
+                    source: s.octets(),
+                    destination: d.octets(),
+                    ..Ipv6Header::default()
+                };
+                IpHeaders::Ipv6(h, Default::default())
+            }
+            _ => unreachable!("one family"),
+        }
+    }
+
+    /// The frame's bytes.
+    pub fn build(&self) -> Vec<u8> {
+        let eth = PacketBuilder::ethernet2(self.mac.1, self.mac.0);
+        let ip = match self.vlan {
+            Some(id) => eth.single_vlan(VlanId::try_new(id).unwrap()).ip(self.ip()),
+            None => eth.ip(self.ip()),
+        };
+        let mut frame = Vec::new();
+        match &self.body {
+            Body::Udp { checksum } => {
+                ip.udp(self.src.port(), self.dst.port()).write(&mut frame, &self.payload).unwrap();
+                if !checksum {
+                    frame[self.l4() + 6..][..2].fill(0);
+                }
+            }
+            Body::Tcp { flags, seq, ack, options } => {
+                let mut h = TcpHeader::new(self.src.port(), self.dst.port(), *seq, 0x2345);
+                h.acknowledgment_number = *ack;
+                (h.fin, h.syn, h.rst) = (flags & FIN != 0, flags & SYN != 0, flags & RST != 0);
+                (h.psh, h.ack) = (flags & PSH != 0, flags & ACK != 0);
+                h.set_options_raw(options).unwrap();
+                ip.tcp_header(h).write(&mut frame, &self.payload).unwrap();
+            }
+        }
+        frame
+    }
+}
+
+pub fn tcp(flags: u8) -> Body {
+    Body::Tcp { flags, seq: 0x0102_0304, ack: 0x0506_0708, options: Vec::new() }
+}
+
+/// Source, destination, TTL, transport payload and whether all checksums are right, read by etherparse.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub ttl: u8,
+    pub tcp: bool,
+    pub payload: Vec<u8>,
+}
+
+/// Reads a TCP or UDP frame with etherparse; every checksum in it is recomputed in full and must be right.
+#[track_caller]
+pub fn read(frame: &[u8]) -> Read {
+    use etherparse::{NetSlice, TransportSlice};
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let transport = sliced.transport.unwrap();
+    let (ports, payload, tcp) = match &transport {
+        TransportSlice::Tcp(t) => ((t.source_port(), t.destination_port()), t.payload(), true),
+        TransportSlice::Udp(u) => ((u.source_port(), u.destination_port()), u.payload(), false),
+        other => panic!("neither TCP nor UDP: {other:?}"),
+    };
+    let (src, dst, ttl): (IpAddr, IpAddr, u8) = match sliced.net.unwrap() {
+        NetSlice::Ipv4(ip) => {
+            let h = ip.header().to_header();
+            assert_eq!(h.header_checksum, h.calc_header_checksum(), "IPv4 header checksum");
+            match &transport {
+                TransportSlice::Tcp(t) => {
+                    assert_eq!(
+                        t.checksum(),
+                        t.to_header().calc_checksum_ipv4(&h, payload).unwrap(),
+                        "TCP checksum"
+                    );
+                }
+                TransportSlice::Udp(u) if u.checksum() != 0 => {
+                    assert_eq!(
+                        u.checksum(),
+                        u.to_header().calc_checksum_ipv4(&h, payload).unwrap(),
+                        "UDP checksum"
+                    );
+                }
+                _ => {}
+            }
+            (h.source.into(), h.destination.into(), h.time_to_live)
+        }
+        NetSlice::Ipv6(ip) => {
+            let h = ip.header().to_header();
+            match &transport {
+                TransportSlice::Tcp(t) => {
+                    assert_eq!(
+                        t.checksum(),
+                        t.to_header().calc_checksum_ipv6(&h, payload).unwrap(),
+                        "TCP checksum"
+                    );
+                }
+                TransportSlice::Udp(u) => {
+                    assert_eq!(
+                        u.checksum(),
+                        u.to_header().calc_checksum_ipv6(&h, payload).unwrap(),
+                        "UDP checksum"
+                    );
+                }
+                _ => {}
+            }
+            (h.source.into(), h.destination.into(), h.hop_limit)
+        }
+        other => panic!("neither IPv4 nor IPv6: {other:?}"),
+    };
+    let payload = payload.to_vec();
+    Read { src: SocketAddr::new(src, ports.0), dst: SocketAddr::new(dst, ports.1), ttl, tcp, payload }
+}
+
+/// Recomputes the IPv4 header checksum of a frame whose bytes a test has changed.
+pub fn fix_ip4(frame: &mut [u8], l3: usize) {
+    let len = usize::from(frame[l3] & 0xf) * 4;
+    frame[l3 + 10..l3 + 12].fill(0);
+    let checksum = internet_checksum(&[&frame[l3..l3 + len]]);
+    frame[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// RFC 1071, as plainly as it can be written: 16-bit words in network order, carries added back one at a time.
+pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
+    let bytes: Vec<u8> = parts.concat();
+    let mut sum = 0u32;
+    for word in bytes.chunks(2) {
+        sum += u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0));
+        if sum > 0xffff {
+            sum -= 0xffff;
+        }
+    }
+    !(sum as u16)
+}
