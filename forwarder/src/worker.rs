@@ -98,6 +98,7 @@ impl WorkerHandle {
 /// A worker, before and while it runs.
 pub struct Worker<IO: PacketIo, C> {
     engine: Engine<IO::Buf>,
+    counters: Arc<WorkerCounters>,
     io: IO,
     out: Output<IO::Buf>,
     burst: Burst<IO::Buf>,
@@ -123,11 +124,17 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     ) -> (Self, WorkerHandle) {
         let mailbox = Arc::new(Mailbox { commands: ArrayQueue::new(4), replies: ArrayQueue::new(4) });
         let counters = Arc::clone(engine.counters());
-        let handle =
-            WorkerHandle { index, core, counters, mailbox: Arc::clone(&mailbox), asking: Mutex::new(0) };
+        let handle = WorkerHandle {
+            index,
+            core,
+            counters: Arc::clone(&counters),
+            mailbox: Arc::clone(&mailbox),
+            asking: Mutex::new(0),
+        };
         let ports = engine.net().ports.len();
         let worker = Self {
             engine,
+            counters,
             io,
             out: Output::new(ports),
             burst: Burst::new(),
@@ -165,26 +172,26 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         self.keep_time(began);
         self.engine.refresh_flows();
         let mut received = 0;
-        let counters = Arc::clone(self.engine.counters());
+        let counters = &*self.counters;
         let mut edge = Edge { io: &mut self.io, out: &mut self.out };
         for port in 0..self.ports {
             let n = edge.io.rx(port, &mut self.burst);
             if n > 0 {
                 received += n;
                 self.engine.process(&mut edge, port, &mut self.burst);
-                edge.flush(&counters);
+                edge.flush(counters);
             }
         }
         self.engine.tick(&mut edge);
-        edge.flush(&counters);
-        if !self.mailbox.commands.is_empty() {
-            self.answer();
-        }
+        edge.flush(counters);
         counters.held.set((self.out.held() + self.engine.pending()) as u64);
         counters.loops.add(1);
         if received > 0 {
             counters.busy_loops.add(1);
             counters.busy_cycles.add(self.clock.ticks().wrapping_sub(began));
+        }
+        if !self.mailbox.commands.is_empty() {
+            self.answer();
         }
         received
     }
@@ -218,10 +225,10 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
 
     /// Sends what is in hand, for at most 100 ms, and drops the rest by name.
     fn finish(mut self) -> IO {
-        let counters = Arc::clone(self.engine.counters());
+        let counters = &*self.counters;
         let patience = self.clock.ticks() + 100 * self.clock.ticks_per_ms();
         while self.out.held() > 0 && self.clock.ticks() < patience {
-            Edge { io: &mut self.io, out: &mut self.out }.flush(&counters);
+            Edge { io: &mut self.io, out: &mut self.out }.flush(counters);
         }
         self.out.clear(|port, _| counters.count_drop(port, DropReason::Stopped));
         self.engine.clear_pending();
