@@ -469,15 +469,14 @@ impl ConnTable {
             // Families differ between the sides: not a connection this table can hold.
             _ => return Err(Full),
         }
-        self.conns[n as usize] = conn;
-        self.cold[n as usize] = Cold { flow_id, created: now, ..Cold::default() };
+        // The record last: until both keys have their places it stays the free one that it is.
         self.index(self.hash_of(&to_target), n << 1)?;
         if let Err(full) = self.index(self.hash_of(&to_client), n << 1 | 1) {
             self.unindex(self.hash_of(&to_target), n << 1);
-            self.conns[n as usize].kind = 0;
-            self.conns[n as usize].flow = next_free;
             return Err(full);
         }
+        self.conns[n as usize] = conn;
+        self.cold[n as usize] = Cold { flow_id, created: now, ..Cold::default() };
         if self.free != NONE {
             self.free = next_free;
         } else {
@@ -706,6 +705,38 @@ mod tests {
                 table.buckets.iter().all(|b| b.emigrants == 0 && b.foreign == 0 && b.signatures == [0; 2])
             );
         }
+    }
+
+    /// The index may have no place for one key or for the other while records are free: nothing must change then.
+    #[test]
+    fn an_insert_that_fails_leaves_the_free_records() {
+        let mut table = ConnTable::new(100, HashKey::new([3; 32]));
+        for n in 0..10 {
+            table.insert(&endpoints(n, false), 0, 0).unwrap();
+        }
+        (3..6).for_each(|n| table.remove(n));
+        let (occupied, mask) = (table.buckets.clone(), table.buckets.len() - 1);
+        for keys in 0..2 {
+            let e = endpoints(50, false);
+            let [home, other] =
+                [Direction::ToTarget, Direction::ToClient].map(|d| table.hash_of(&e.key(d).unwrap()));
+            for (at, bucket) in table.buckets.iter_mut().enumerate() {
+                *bucket =
+                    Bucket { signatures: [u64::MAX; 2], found: [u32::MAX; 8], emigrants: 0, foreign: 0 };
+                if keys == 1 && at == home as usize & mask {
+                    bucket.set(0, 0, 0, false);
+                }
+            }
+            assert_ne!((home ^ other) as usize & mask, 0, "a place for one key is none for the other");
+            assert_eq!(table.insert(&e, 0, 0), Err(Full), "{keys} keys have places");
+            table.buckets.clone_from(&occupied);
+            assert_eq!(table.len(), 7);
+            assert!((3..6).all(|n| !table.in_use(n)));
+        }
+        let mut again: Vec<u32> =
+            (60..64).map(|n| table.insert(&endpoints(n, false), 0, 0).unwrap()).collect();
+        again.sort_unstable();
+        assert_eq!(again, [3, 4, 5, 10]);
     }
 
     #[test]
