@@ -141,8 +141,7 @@ impl Gateway {
         }
         for name in gone {
             if let Some(entry) = state.flows.remove(&name) {
-                let at = state.publisher.epoch() + 1;
-                state.leaving.push((at, entry.flow.slot));
+                state.give_up(&entry);
             }
         }
         state.publish();
@@ -189,9 +188,15 @@ impl Gateway {
         let same =
             (old.spec.proto, old.spec.listen, old.spec.target) == (spec.proto, spec.listen, spec.target);
         if !same {
-            // Another way through the gateway: its connections end with the old flow.
-            state.remove(&name)?;
-            return self.add(state, spec, false);
+            // Another way through the gateway: its connections end with the old flow. The new one needs a slot of its own;
+            // when there is none, the old one stays.
+            let old = state.take(&name)?;
+            let added = self.add(state, spec, false);
+            match added {
+                Ok(()) => state.give_up(&old),
+                Err(_) => drop(state.flows.insert(name, old)),
+            }
+            return added;
         }
         let entry = state.entry(&name)?;
         entry.until = deadline(spec.lease);
@@ -451,6 +456,12 @@ impl Gateway {
                 let source = self.net.sources(out_port, to_target).next();
                 e.rewritten_src = source.map(|address| std::net::SocketAddr::new(address, 0));
                 e.rewritten_dst = Some(flow.spec.target);
+                match &self.workers[..] {
+                    [only] => e.worker = Some(only.index),
+                    _ => e
+                        .steps
+                        .push("the worker whose queue the device puts it in will own the connection".into()),
+                }
                 self.explain_next_hop(&mut e, out_port, to_target, &neighbors);
                 Ok(e)
             }
@@ -532,16 +543,22 @@ impl State {
     }
 
     fn entry(&mut self, name: &str) -> Result<&mut Entry, ApiError> {
-        self.flows
-            .get_mut(name)
-            .ok_or_else(|| error(ErrorCode::NotFound, format!("there is no flow {name:?}; see flow list")))
+        self.flows.get_mut(name).ok_or_else(|| no_flow(name))
+    }
+
+    fn take(&mut self, name: &str) -> Result<Entry, ApiError> {
+        self.flows.remove(name).ok_or_else(|| no_flow(name))
     }
 
     fn remove(&mut self, name: &str) -> Result<(), ApiError> {
-        let slot = self.entry(name)?.flow.slot;
-        self.flows.remove(name);
-        self.leaving.push((self.publisher.epoch() + 1, slot));
+        let entry = self.take(name)?;
+        self.give_up(&entry);
         Ok(())
+    }
+
+    /// The slot of a flow that goes with the next epoch.
+    fn give_up(&mut self, entry: &Entry) {
+        self.leaving.push((self.publisher.epoch() + 1, entry.flow.slot));
     }
 
     fn check_listen(&self, spec: &FlowSpec) -> Result<(), ApiError> {
@@ -620,6 +637,10 @@ impl Handler for Gateway {
             }
         }
     }
+}
+
+fn no_flow(name: &str) -> ApiError {
+    error(ErrorCode::NotFound, format!("there is no flow {name:?}; see flow list"))
 }
 
 fn deadline(lease: Option<u64>) -> Option<Instant> {
