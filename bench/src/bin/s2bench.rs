@@ -153,7 +153,7 @@ struct TopologyArgs {
     /// How the gateways get hold of their links.
     #[arg(long, value_enum, default_value = "af_packet")]
     driver: Driver,
-    /// Tags the consumer's access link with this VLAN id.
+    /// Tags the access link of the consumer's gateway with this VLAN id; needs root.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
     /// Largest IP packet of every link, in bytes.

@@ -18,6 +18,7 @@ mod netns;
 mod privilege;
 mod process;
 mod relay;
+mod switch;
 mod workdir;
 
 use std::io;

@@ -114,9 +114,12 @@ impl Netns {
         let n = self.spawned.fetch_add(1, Ordering::Relaxed);
         let short = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
         let log = self.dir.path().join(format!("{}-{n}-{short}", self.name));
-        // setpriv sets the death signal after the fork and before the exec, where we could only with unsafe code.
+        // setpriv sets the death signal after the fork and before the exec, where we could only with unsafe code; the
+        // shell then ends it all if we had died before that.
+        let guard = format!("test $PPID = {} && exec \"$0\" \"$@\"", std::process::id());
         let mut command = Command::new(find_tool("setpriv")?);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&program).args(args).envs(env.iter().copied());
+        command.args(["--pdeathsig", "KILL", "--", "sh", "-c", &guard]).arg(&program).args(args);
+        command.envs(env.iter().copied());
         command.stdin(Stdio::null());
         let what = format!("{short} in {}", self.name);
         self.run(move || Process::start(what, command, log))?
@@ -167,6 +170,12 @@ impl Netns {
         let mut args = vec!["-K", device];
         args.extend(features.iter().flat_map(|f| [*f, "off"]));
         self.output("ethtool", &args, TOOL_LIMIT).map(drop)
+    }
+
+    /// Brings `device` up while the kernel neither asks nor answers on it: it belongs to somebody else.
+    pub fn silence(&self, device: &str) -> Result<(), TopologyError> {
+        self.sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
+        self.ip(&format!("link set {device} arp off up"))
     }
 
     /// Joins two namespaces by a veth pair, both ends down, offloads off.

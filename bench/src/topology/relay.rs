@@ -1,14 +1,12 @@
 //! The standard topology.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use forwarder::api::Proto;
 
-use super::{Gateway, Netns, TopologyError, Workdir, find_tool};
+use super::{Gateway, Netns, TopologyError, Workdir, switch};
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +132,7 @@ impl Driver {
 pub struct RelayOptions {
     /// Devices of both gateways.
     pub driver: Driver,
-    /// Tags the consumer's access link with this VLAN id.
+    /// Tags the access link of the consumer's gateway with this VLAN id. Needs root.
     pub vlan: Option<u16>,
     /// Largest IP packet of every link, in bytes.
     pub mtu: u16,
@@ -159,6 +157,7 @@ pub struct Relay {
     pub consumer: Netns,
     /// The producer's host.
     pub producer: Netns,
+    _switch: Option<Netns>,
 }
 
 impl Relay {
@@ -170,19 +169,16 @@ impl Relay {
                 .map(|n| Netns::new(n, dir.clone()));
         let (consumer, near, far, producer) = (consumer?, near?, far?, producer?);
 
-        near.join("lan", &consumer, "eth0", options.mtu)?;
+        let switch = match options.vlan {
+            Some(vlan) => Some(switch::join(&near, &consumer, vlan, options.mtu, dir)?),
+            None => near.join("lan", &consumer, "eth0", options.mtu).map(|()| None)?,
+        };
         near.join("wan", &far, "wan", options.mtu)?;
         far.join("lan", &producer, "eth0", options.mtu)?;
         for gateway in [&near, &far] {
-            // s2ds owns the links: the kernel must neither answer nor ask on them.
-            gateway.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
-            for device in ["lan", "wan"] {
-                gateway.sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1")?;
-                gateway.ip(&format!("link set {device} arp off up"))?;
-            }
-        }
-        if let Some(vlan) = options.vlan {
-            tag(&consumer, "eth0", vlan)?;
+            // s2ds owns the links.
+            gateway.silence("lan")?;
+            gateway.silence("wan")?;
         }
         for (host, places) in [
             (&consumer, &[Place::CONSUMER, Place::ROAMED, Place::STRANGER][..]),
@@ -201,7 +197,7 @@ impl Relay {
         let cores = cores();
         let consumer_gateway = Gateway::start(near, &near_config(options, cores[0]))?;
         let producer_gateway = Gateway::start(far, &far_config(options, cores[cores.len() - 1]))?;
-        Ok(Relay { consumer_gateway, producer_gateway, consumer, producer })
+        Ok(Relay { consumer_gateway, producer_gateway, consumer, producer, _switch: switch })
     }
 
     /// Both gateways with their names.
@@ -278,26 +274,6 @@ fn cores() -> Vec<usize> {
         cores.push(0);
     }
     cores
-}
-
-/// Makes `device` a tagged link: what leaves gets the tag, what enters must have it and loses it.
-///
-/// A VLAN sub-interface would do, where the kernel has them; these two BPF programs do everywhere.
-fn tag(netns: &Netns, device: &str, vlan: u16) -> Result<(), TopologyError> {
-    const LIMIT: Duration = Duration::from_secs(20);
-    let (source, object) = (netns.dir().join("vlan.c"), netns.dir().join("vlan.o"));
-    fs::write(&source, include_str!("vlan.c")).map_err(TopologyError::io("write vlan.c"))?;
-    let (source, object) = (source.to_string_lossy(), object.to_string_lossy());
-    find_tool("clang")?;
-    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-    let vid = format!("-DVID={vlan}");
-    netns.output("clang", &["-O2", "-target", "bpf", &include, &vid, "-c", &source, "-o", &object], LIMIT)?;
-    netns.output("tc", &["qdisc", "add", "dev", device, "clsact"], LIMIT)?;
-    for (direction, section) in [("egress", "tc"), ("ingress", "classifier")] {
-        let filter = ["filter", "add", "dev", device, direction, "bpf", "da", "obj", &object, "sec", section];
-        netns.output("tc", &filter, LIMIT)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

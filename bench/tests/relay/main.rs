@@ -1,0 +1,12 @@
+//! The relay from outside: unmodified programs and s2bench's streams across two running s2ds.
+//!
+//! Each test has a topology of its own. It needs root or a user namespace; without either it prints why and passes, or
+//! fails where `CI=true`. After each test both ledgers must balance and both gateways must stop cleanly.
+
+mod admission;
+mod harness;
+mod lifecycle;
+mod links;
+mod quic;
+mod tcp;
+mod udp;
