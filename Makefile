@@ -29,6 +29,7 @@ test: deps build ## run every test; those that move traffic want root or user na
 	@scripts/nextest.sh
 	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --locked
 	$(CARGO) nextest run -p forwarder --no-default-features --locked
+	$(CARGO) nextest run -p forwarder --features hwloc --lib --locked -E 'test(topology)'
 	$(CARGO) test --doc --workspace --locked
 ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
@@ -41,6 +42,7 @@ lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p forwarder --no-default-features --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p forwarder --features hwloc --all-targets --locked -- -D warnings
 	@scripts/check-unsafe.sh
 
 docs: ## build the API documentation into target/doc

@@ -140,23 +140,29 @@ fn device_node(device: &Device) -> Option<i32> {
     fs::read_to_string(path).ok()?.trim().parse().ok().filter(|n| *n >= 0)
 }
 
-/// NUMA node of a core, from /sys.
-#[cfg(not(feature = "hwloc"))]
+/// NUMA node of a core.
 fn core_node(core: usize) -> Option<i32> {
+    #[cfg(feature = "hwloc")]
+    return node_from_hwloc(core);
+    #[cfg(not(feature = "hwloc"))]
+    node_from_sys(core)
+}
+
+#[cfg_attr(all(feature = "hwloc", not(test)), allow(dead_code))]
+fn node_from_sys(core: usize) -> Option<i32> {
     let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
     entries.flatten().find_map(|e| e.file_name().to_str()?.strip_prefix("node")?.parse().ok())
 }
 
-/// NUMA node of a core, from hwloc.
 #[cfg(feature = "hwloc")]
-fn core_node(core: usize) -> Option<i32> {
-    use hwlocality::Topology;
+fn node_from_hwloc(core: usize) -> Option<i32> {
     use std::sync::OnceLock;
+
+    use hwlocality::Topology;
+    use hwlocality::object::types::ObjectType;
     static TOPOLOGY: OnceLock<Option<Topology>> = OnceLock::new();
     let topology = TOPOLOGY.get_or_init(|| Topology::new().ok()).as_ref()?;
-    let unit = topology
-        .objects_with_type(hwlocality::object::types::ObjectType::PU)
-        .find(|o| o.os_index() == Some(core))?;
+    let unit = topology.objects_with_type(ObjectType::PU).find(|o| o.os_index() == Some(core))?;
     unit.nodeset()?.first_set().map(|n| usize::from(n) as i32)
 }
 
@@ -189,6 +195,15 @@ mod tests {
         assert_eq!(choose(&two, &cores, &[Some(1)], &node), [8, 9]);
         let virtual_one = config(&["af_packet:eth9", "0000:81:00.0"], None);
         assert_eq!(choose(&virtual_one, &cores, &[None, None], &node), [1]);
+    }
+
+    #[cfg(feature = "hwloc")]
+    #[test]
+    fn hwloc_and_sys_agree() {
+        for core in available_cores().unwrap() {
+            // A kernel without NUMA has no node folders; hwloc then has one node.
+            assert_eq!(node_from_hwloc(core), Some(node_from_sys(core).unwrap_or(0)), "core {core}");
+        }
     }
 
     #[test]
