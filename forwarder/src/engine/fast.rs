@@ -31,8 +31,6 @@ pub(super) struct Lane {
     pub(super) flags: u8,
     /// Offset of the IP header.
     pub(super) l3: u8,
-    /// Length of the IP packet.
-    pub(super) l3_len: u16,
     /// IPv4 source and destination, [`key::Addrs::V4`].
     pub(super) addrs: u64,
     /// [`key::Key::rest`].
@@ -43,7 +41,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) const SLOW: Self =
-        Self { class: Class::Slow, flags: 0, l3: 0, l3_len: 0, addrs: 0, rest: 0, hash: 0, found: None };
+        Self { class: Class::Slow, flags: 0, l3: 0, addrs: 0, rest: 0, hash: 0, found: None };
 }
 
 /// What a frame's first 14 or 18 bytes must say to be ours.
@@ -125,7 +123,7 @@ fn parse4(expect: &Expect, packet: &[u8], room: usize) -> Option<Lane> {
     let addrs = u64::from_ne_bytes([h[12], h[13], h[14], h[15], h[16], h[17], h[18], h[19]]);
     let ports = u32::from_ne_bytes([h[20], h[21], h[22], h[23]]);
     let rest = key::rest(ports, proto, expect.port);
-    Some(Lane { class: Class::V4, flags, l3: expect.l3, l3_len: total, addrs, rest, hash: 0, found: None })
+    Some(Lane { class: Class::V4, flags, l3: expect.l3, addrs, rest, hash: 0, found: None })
 }
 
 #[inline(always)]
@@ -137,10 +135,13 @@ fn parse6(expect: &Expect, packet: &[u8], room: usize) -> Option<Lane> {
     }
     let proto = h[6];
     let flags = transport(packet, h, 40, proto, payload)?;
+    // Over IPv6 a datagram has a checksum (RFC 8200 section 8.1).
+    if proto == PROTO_UDP && be16(h, 46) == 0 {
+        return None;
+    }
     let ports = u32::from_ne_bytes([h[40], h[41], h[42], h[43]]);
     let rest = key::rest(ports, proto | KIND_V6, expect.port);
-    let l3_len = payload.checked_add(40)?;
-    Some(Lane { class: Class::V6, flags, l3: expect.l3, l3_len, addrs: 0, rest, hash: 0, found: None })
+    Some(Lane { class: Class::V6, flags, l3: expect.l3, addrs: 0, rest, hash: 0, found: None })
 }
 
 /// Checks a transport header of `len` bytes in all at offset `at`; `h` is the packet's start, with at least eight bytes of it.

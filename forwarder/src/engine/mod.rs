@@ -198,17 +198,18 @@ impl<B: PacketBuf> Engine<B> {
         mut packet: B,
     ) {
         let direction = found.direction();
-        if lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-            self.note_flags(found, lane.flags);
+        if lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 && !self.note_flags(found, lane.flags) {
+            return self.drop(edge, port, packet, DropReason::TcpMalformed);
         }
         let conn = self.table.conn(found.conn());
         let (next_hop, flow, deltas) = (conn.next_hop[direction as usize], conn.flow, conn.deltas);
         let adjacency = self.neighbors.adjacency(next_hop);
-        if lane.l3_len > adjacency.mtu {
-            return self.drop(edge, port, packet, DropReason::TooBig);
-        }
         let frame_len = packet.frame_len() as u32;
         let l3 = usize::from(lane.l3);
+        // The frame counts, not what the IP header says: what lies behind the packet is sent along with it.
+        if frame_len > u32::from(lane.l3) + u32::from(adjacency.mtu) {
+            return self.drop(edge, port, packet, DropReason::TooBig);
+        }
         let head = packet.head_mut();
         // The Ethernet header first: for most packets it takes exactly the old one's place.
         let l2_len = usize::from(adjacency.l2_len);
@@ -257,15 +258,18 @@ impl<B: PacketBuf> Engine<B> {
         }
     }
 
-    /// A SYN, FIN or RST of a connection.
+    /// A SYN, FIN or RST of a connection. False for combinations that no sender makes; they probe firewalls.
     #[cold]
-    fn note_flags(&mut self, found: Found, flags: u8) {
+    fn note_flags(&mut self, found: Found, flags: u8) -> bool {
+        if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
+            return false;
+        }
         let from_client = found.direction() == Direction::ToTarget;
         let conn = self.table.conn_mut(found.conn());
         if flags & tcp::SYN != 0 && from_client && flags & tcp::ACK == 0 && !conn.established() {
             // The client uses its port again: a new connection over the same mapping.
             conn.seen = seen::CLIENT_SYN;
-            return;
+            return true;
         }
         let [syn, fin] = if from_client {
             [seen::CLIENT_SYN, seen::CLIENT_FIN]
@@ -277,6 +281,7 @@ impl<B: PacketBuf> Engine<B> {
                 conn.seen |= bit;
             }
         }
+        true
     }
 
     /// Gives a packet its Ethernet header when that differs in length from the old one, or queues it until the next hop answers.

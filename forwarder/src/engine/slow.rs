@@ -43,7 +43,6 @@ enum Kind {
 struct Transport {
     tuple: Tuple,
     header_len: usize,
-    l3_len: u16,
     flags: u8,
 }
 
@@ -154,8 +153,7 @@ impl<B: PacketBuf> Engine<B> {
                 }
                 let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
                 let tuple = Tuple { port, proto: proto(ip.protocol()), src, dst };
-                let l3_len = ip.total_len() as u16;
-                Ok(Kind::Transport(Transport { tuple, header_len: ip.header_len(), l3_len, flags }))
+                Ok(Kind::Transport(Transport { tuple, header_len: ip.header_len(), flags }))
             }
             _ => Err(DropReason::ProtocolUnsupported),
         }
@@ -223,8 +221,12 @@ impl<B: PacketBuf> Engine<B> {
                 }
                 let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
                 let tuple = Tuple { port, proto: proto(upper.protocol), src, dst };
-                let l3_len = u16::try_from(ip.total_len()).map_err(|_| DropReason::TooBig)?;
-                Ok(Kind::Transport(Transport { tuple, header_len: upper.offset, l3_len, flags }))
+                if upper.protocol == PROTO_UDP
+                    && Udp::parse(ip.payload(), ip.payload_len()).is_ok_and(|u| u.checksum() == 0)
+                {
+                    return Err(DropReason::UdpNoChecksum);
+                }
+                Ok(Kind::Transport(Transport { tuple, header_len: upper.offset, flags }))
             }
             _ => Err(DropReason::ProtocolUnsupported),
         }
@@ -266,7 +268,7 @@ impl<B: PacketBuf> Engine<B> {
             }
         };
         let class = if t.tuple.src.is_ipv4() { Class::V4 } else { Class::V6 };
-        let lane = Lane { class, flags: t.flags, l3: frame.l3 as u8, l3_len: t.l3_len, ..Lane::SLOW };
+        let lane = Lane { class, flags: t.flags, l3: frame.l3 as u8, ..Lane::SLOW };
         self.relay(edge, port, &lane, t.header_len, found, packet);
     }
 
@@ -497,6 +499,10 @@ impl<B: PacketBuf> Engine<B> {
         kind: Kind,
         mut packet: B,
     ) {
+        // An answer to a group would be an amplifier.
+        if !frame.src.is_unicast() {
+            return self.drop(edge, port, packet, DropReason::MulticastSource);
+        }
         let passed = self.now.wrapping_sub(self.echo_refilled);
         if passed > 0 {
             let earned = u64::from(passed) * u64::from(ECHO_RATE) / 1000;

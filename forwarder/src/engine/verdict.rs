@@ -86,6 +86,8 @@ reasons! {
     TcpMalformed = "tcp_malformed",
     /// The UDP length field is impossible.
     UdpBadLength = "udp_bad_length",
+    /// A UDP datagram without a checksum over IPv6 (RFC 8200 section 8.1).
+    UdpNoChecksum = "udp_no_checksum",
     /// Port 0.
     PortZero = "port_zero",
     /// A malformed ICMP packet or a wrong ICMP checksum.
