@@ -256,3 +256,54 @@ pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     }
     !(sum as u16)
 }
+
+fn ethernet(dst: [u8; 6], src: [u8; 6], vlan: Option<u16>, ethertype: u16) -> Vec<u8> {
+    let mut f = [dst, src].concat();
+    if let Some(id) = vlan {
+        f.extend([0x81, 0x00]);
+        f.extend(id.to_be_bytes());
+    }
+    f.extend(ethertype.to_be_bytes());
+    f
+}
+
+/// An ARP frame (RFC 826) on the link of `port`, padded to the shortest frame. `op` 1 asks, 2 answers.
+pub fn arp(
+    port: u8,
+    dst: [u8; 6],
+    op: u8,
+    (sha, spa): ([u8; 6], [u8; 4]),
+    (tha, tpa): ([u8; 6], [u8; 4]),
+) -> Vec<u8> {
+    let mut f = ethernet(dst, sha, VLANS[usize::from(port)], 0x0806);
+    f.extend([0, 1, 8, 0, 6, 4, 0, op]);
+    f.extend([&sha[..], &spa, &tha, &tpa].concat());
+    f.resize(60, 0);
+    f
+}
+
+/// A neighbor solicitation (`kind` 135) or advertisement (136) with a link-layer address option when `option` is given
+/// (RFC 4861 sections 4.3 and 4.4). Addresses are `(MAC, IPv6)`.
+pub fn nd(
+    port: u8,
+    src: ([u8; 6], &str),
+    dst: ([u8; 6], &str),
+    (kind, flags): (u8, u8),
+    target: &str,
+    option: Option<[u8; 6]>,
+) -> Vec<u8> {
+    let [s, d, t]: [std::net::Ipv6Addr; 3] = [src.1, dst.1, target].map(|a| a.parse().unwrap());
+    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    message.extend(t.octets());
+    if let Some(mac) = option {
+        message.extend([kind - 134, 1]);
+        message.extend(mac);
+    }
+    let len = message.len() as u8;
+    let sum = internet_checksum(&[&s.octets(), &d.octets(), &[0, 0, 0, len, 0, 0, 0, 58], &message]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut f = ethernet(dst.0, src.0, VLANS[usize::from(port)], 0x86dd);
+    f.extend([0x60, 0, 0, 0, 0, len, 58, 255]);
+    f.extend([&s.octets()[..], &d.octets(), &message].concat());
+    f
+}
