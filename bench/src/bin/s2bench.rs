@@ -54,7 +54,13 @@ struct CoreArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     core: usize,
     /// Programs to run in turn with ours.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "testpmd-io,testpmd-5tswap", value_name = "PEER,...")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "testpmd-io,testpmd-5tswap",
+        value_name = "PEER,..."
+    )]
     against: Vec<Peer>,
     /// Writes the result as JSON to a file.
     #[arg(long, value_name = "FILE")]
