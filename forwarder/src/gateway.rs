@@ -363,6 +363,7 @@ impl Gateway {
             drops: DropReason::ALL.iter().map(|r| (r.name().to_owned(), 0)).collect(),
             ..Stats::default()
         };
+        let (mut handed_over, mut taken_over) = (0, 0);
         for worker in &self.workers {
             let c = &worker.counters;
             let queue = |(i, q): (usize, &crate::counters::QueueCounters)| QueueStats {
@@ -391,8 +392,9 @@ impl Gateway {
             };
             stats.received += w.received;
             stats.sent += w.sent;
-            // On its way from one worker to another a frame is held, too.
-            stats.held = (stats.held + w.held + w.handed_over).saturating_sub(w.taken_over);
+            stats.held += w.held;
+            handed_over += w.handed_over;
+            taken_over += w.taken_over;
             stats.originated += c.originated.get();
             stats.connections += w.connections;
             for (reason, n) in w.queues.iter().flat_map(|q| &q.drops) {
@@ -400,6 +402,8 @@ impl Gateway {
             }
             stats.workers.push(w);
         }
+        // On its way from one worker to another a frame is held, too. Workers go on while they are read.
+        stats.held += u64::saturating_sub(handed_over, taken_over);
         stats
     }
 
