@@ -130,7 +130,7 @@ pub fn make<C: Clock + Clone>(text: &str, workers: usize, buffers: usize, clock:
     let stop = StopFlag::default();
     let ios: Vec<MemoryIo> = (0..workers).map(|_| MemoryIo::new(config.ports.len(), buffers)).collect();
     let parts = engines.into_iter().zip(&ios).enumerate().map(|(index, (engine, io))| {
-        Worker::new(engine, io.clone(), clock.clone(), stop.clone(), Idle::Poll, (index, None))
+        Worker::new(engine, io.clone(), clock.clone(), stop.clone(), Idle::Adaptive, (index, None))
     });
     let (workers, handles): (Vec<_>, Vec<_>) = parts.unzip();
     let gateway = Arc::new(Gateway::new(config, net, publisher, handles, Vec::new()).unwrap());
