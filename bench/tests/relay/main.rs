@@ -2,6 +2,7 @@
 //!
 //! Each test has a topology of its own. It needs root or a user namespace; without either it prints why and passes, or
 //! fails where `CI=true`. After each test both ledgers must balance and both gateways must stop cleanly.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod admission;
 mod harness;
