@@ -8,7 +8,7 @@ build=(gcc libc6-dev make pkg-config libdpdk-dev libclang-dev libhwloc-dev libud
 # To measure and to look inside: testpmd, dpdk-devbind.py, dpdk-telemetry.py.
 tools=(dpdk dpdk-dev)
 # For demo and tests: networks, traffic, and a QUIC that is not ours.
-tests=(iproute2 iputils-ping util-linux ethtool iperf3 ngtcp2-client ngtcp2-server)
+tests=(clang iproute2 iputils-ping util-linux ethtool iperf3 ngtcp2-client ngtcp2-server)
 # What of these brings a service. It is neither started nor left enabled.
 services=(iperf3 ngtcp2d)
 

@@ -4,6 +4,7 @@
 
 #include <rte_cycles.h>
 #include <rte_log.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_version.h>
 
 uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n)
@@ -132,4 +133,29 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		return 0;
 	}
 	return -1;
+}
+
+struct rte_mempool *s2_pool_create(const char *name, unsigned int n, unsigned int cache, uint16_t room, int socket,
+				   bool packed)
+{
+	struct rte_pktmbuf_pool_private priv = {.mbuf_data_room_size = room};
+	unsigned int flags = packed ? RTE_MEMPOOL_F_NO_IOVA_CONTIG : 0;
+	struct rte_mempool *pool =
+		rte_mempool_create_empty(name, n, sizeof(struct rte_mbuf) + room, cache, sizeof(priv), socket, flags);
+	int err;
+
+	if (pool == NULL)
+		return NULL;
+	err = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (err == 0) {
+		rte_pktmbuf_pool_init(pool, &priv);
+		err = rte_mempool_populate_default(pool);
+	}
+	if (err < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -err;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
 }

@@ -50,6 +50,13 @@ static const uint64_t S2_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE
 
 uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n);
 uint16_t s2_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t n);
+/*
+ * rte_pktmbuf_pool_create, with a choice: packed leaves no gaps that keep mbufs off page borders. Devices that do DMA need
+ * the gaps. net_af_xdp must not have them: it registers number times size bytes as its UMEM, and the kernel discards what
+ * is sent from beyond. NULL and rte_errno on failure.
+ */
+struct rte_mempool *s2_pool_create(const char *name, unsigned int n, unsigned int cache, uint16_t room, int socket,
+				   bool packed);
 /* n mbufs with their fields reset, or none of them and a negative value. */
 int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int n);
 void s2_free(struct rte_mbuf *m);

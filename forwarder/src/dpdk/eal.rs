@@ -33,7 +33,9 @@ impl Default for EalOptions {
 
 /// The running environment abstraction layer, one a process and only once. Dropping the last handle cleans it up.
 #[derive(Debug)]
-pub struct Eal(());
+pub struct Eal {
+    hardware: bool,
+}
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 
@@ -54,6 +56,11 @@ impl Eal {
             STARTED.store(false, Ordering::SeqCst);
         }
         started.map_err(|(Refused::BeforeEal(e) | Refused::ByEal(e))| e)
+    }
+
+    /// May devices reach packet memory by themselves (DMA)? True unless EAL runs without PCI devices.
+    pub(super) fn hardware(&self) -> bool {
+        self.hardware
     }
 
     /// The folder of EAL's sockets, `dpdk_telemetry.v2` among them.
@@ -93,7 +100,7 @@ impl Eal {
             dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr())
         });
         if outcome >= 0 {
-            return Ok(Arc::new(Self(())));
+            return Ok(Arc::new(Self { hardware: !argv.iter().any(|a| a == "--no-pci") }));
         }
         let errno = last_errno();
         let (problem, mend) = match errno {

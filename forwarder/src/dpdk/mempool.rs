@@ -78,8 +78,10 @@ impl Mempool {
         // DPDK wants a cache of at most two thirds of the pool.
         let cache = cache.min(dpdk_sys::S2_MEMPOOL_CACHE_MAX as u32).min(count / 3 * 2);
         let node = numa_node.unwrap_or(dpdk_sys::S2_SOCKET_ANY);
+        // Hardware needs no mbuf to cross a page; net_af_xdp needs them without gaps.
+        let packed = !eal.hardware();
         // SAFETY: EAL runs, and the name is a C string that is copied.
-        let raw = unsafe { dpdk_sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, room, node) };
+        let raw = unsafe { dpdk_sys::s2_pool_create(c_name.as_ptr(), count, cache, room, node, packed) };
         let Some(raw) = NonNull::new(raw) else {
             let errno = last_errno();
             return Err(match errno {
