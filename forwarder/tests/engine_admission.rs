@@ -229,8 +229,8 @@ fn a_flow_goes_with_its_lease() {
         rig.gateway.tick();
         std::thread::sleep(Duration::from_millis(20));
     }
-    rig.drops_as("client", LAN, &conn.from_client(udp(), b"late").build(), DropReason::NoFlow);
-    rig.drops_as("target", WAN, &conn.from_target(udp(), b"late").build(), DropReason::NoFlow);
+    rig.drops_as("client", LAN, &conn.by_client(udp(), b"late").build(), DropReason::NoFlow);
+    rig.drops_as("target", WAN, &conn.by_target(udp(), b"late").build(), DropReason::NoFlow);
     rig.relays_both(&other, true, udp(), b"unharmed");
     rig.relays_both(&third, false, udp(), b"unharmed");
     let remaining = rig.flow("renewed").lease_remaining.unwrap();
@@ -246,12 +246,12 @@ fn deleting_a_flow_cuts_at_the_next_packet() {
     let b = rig.establish(LAN, "10.0.0.3:4000", LISTEN, WAN, TARGET);
     let other = rig.establish(LAN, CLIENT, "10.0.0.1:5001", WAN, TARGET);
     rig.delete("tcp");
-    rig.drops_as("client", LAN, &a.from_client(tcp(ACK), b"more").build(), DropReason::NoFlow);
-    rig.drops_as("target", WAN, &b.from_target(tcp(ACK), b"more").build(), DropReason::NoFlow);
+    rig.drops_as("client", LAN, &a.by_client(tcp(ACK), b"more").build(), DropReason::NoFlow);
+    rig.drops_as("target", WAN, &b.by_target(tcp(ACK), b"more").build(), DropReason::NoFlow);
     rig.relays_both(&other, true, tcp(ACK), b"unharmed");
     // The same flow anew is another flow: what it admits, it admits anew.
     rig.add(flow("tcp", Proto::Tcp, LISTEN, TARGET, FROM));
-    rig.drops_as("old connection", LAN, &b.from_client(tcp(ACK), b"").build(), DropReason::TcpNoConnection);
+    rig.drops_as("old connection", LAN, &b.by_client(tcp(ACK), b"").build(), DropReason::TcpNoConnection);
     let f = rig.flow("tcp");
     assert_eq!((f.connections, f.admitted, f.to_target.packets), (0, 0, 0));
     rig.establish(LAN, CLIENT, LISTEN, WAN, TARGET);
@@ -293,12 +293,12 @@ fn replacing_a_flow_keeps_its_connections() {
     // Whose source is no longer allowed is cut, in either direction.
     replace(&mut rig, flow("udp", Proto::Udp, LISTEN, TARGET, "10.0.0.3/32"));
     rig.relays_both(&b, false, udp(), b"goes on");
-    rig.drops_as("target", WAN, &a.from_target(udp(), b"").build(), DropReason::NoFlow);
-    rig.drops_as("client", LAN, &a.from_client(udp(), b"").build(), DropReason::SourceDenied);
+    rig.drops_as("target", WAN, &a.by_target(udp(), b"").build(), DropReason::NoFlow);
+    rig.drops_as("client", LAN, &a.by_client(udp(), b"").build(), DropReason::SourceDenied);
     assert_eq!(rig.flow("udp").connections, 1);
     // Another target: nothing stays.
     replace(&mut rig, flow("udp", Proto::Udp, LISTEN, "10.1.0.3:6000", FROM));
-    rig.drops_as("target", WAN, &b.from_target(udp(), b"").build(), DropReason::NoFlow);
+    rig.drops_as("target", WAN, &b.by_target(udp(), b"").build(), DropReason::NoFlow);
     let anew = rig.open(Proto::Udp, LAN, "10.0.0.3:1", LISTEN, WAN, "10.1.0.3:6000");
     assert_eq!((rig.flow("udp").connections, rig.flow("udp").admitted), (1, 1));
     rig.relays_both(&anew, false, udp(), b"");
@@ -317,7 +317,7 @@ fn a_refused_replacement_leaves_the_flow() {
     assert_eq!(rig.flow("only").spec.target, addr(TARGET));
     rig.relays_both(&conn, true, udp(), b"unharmed");
     rig.delete("only");
-    rig.drops_as("deleted", LAN, &conn.from_client(udp(), b"").build(), DropReason::NoFlow);
+    rig.drops_as("deleted", LAN, &conn.by_client(udp(), b"").build(), DropReason::NoFlow);
     rig.add(flow("next", Proto::Udp, LISTEN, TARGET, FROM));
     open(&mut rig, Proto::Udp, CLIENT);
 }
@@ -549,7 +549,7 @@ fn time_may_wrap() {
     rig.relays_both(&t, false, tcp(ACK), b"after the wrap");
     rig.advance(3);
     assert_eq!(rig.connections().len(), 1);
-    rig.drops_as("gone", WAN, &u.from_target(udp(), b"").build(), DropReason::NoFlow);
+    rig.drops_as("gone", WAN, &u.by_target(udp(), b"").build(), DropReason::NoFlow);
     rig.advance(ESTABLISHED_S * 1000);
     assert_eq!((rig.connections().len(), rig.flow("tcp").connections), (0, 0));
     rig.balance();

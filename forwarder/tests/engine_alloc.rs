@@ -161,7 +161,7 @@ fn a_worker_allocates_nothing() {
         // What a device does not take is held and then sent.
         rig.ios[0].set_tx_room(WAN, 3);
         for _ in 0..400 {
-            send(&mut rig, LAN, &u.from_client(udp(), b"x").build(), "a full batch");
+            send(&mut rig, LAN, &u.by_client(udp(), b"x").build(), "a full batch");
         }
         rig.ios[0].set_tx_room(WAN, usize::MAX);
         turn(&mut rig, "a batch that is sent late");
@@ -198,15 +198,15 @@ fn hot(rig: &mut Rig, conns: &[&Conn]) {
     for conn in conns {
         let body = || if conn.proto == Proto::Tcp { tcp(ACK) } else { udp() };
         for _ in 0..50 {
-            send(rig, conn.port, &conn.from_client(body(), b"hot").build(), "to the target");
-            send(rig, conn.out, &conn.from_target(body(), b"hot").build(), "to the client");
+            send(rig, conn.port, &conn.by_client(body(), b"hot").build(), "to the target");
+            send(rig, conn.out, &conn.by_target(body(), b"hot").build(), "to the client");
         }
         if conn.client.is_ipv4() {
-            let mut packet = conn.from_client(body(), b"options");
+            let mut packet = conn.by_client(body(), b"options");
             packet.ip_options = vec![1, 1, 1, 0];
             send(rig, conn.port, &packet.build(), "options");
         }
-        let burst: Vec<_> = (0..100).map(|_| conn.from_client(body(), b"hot").build()).collect();
+        let burst: Vec<_> = (0..100).map(|_| conn.by_client(body(), b"hot").build()).collect();
         for frame in &burst {
             rig.inject_at(0, conn.port, frame);
         }
@@ -274,7 +274,7 @@ fn next_hops(rig: &mut Rig) {
 }
 
 fn drops(rig: &mut Rig, conn: &Conn) {
-    let good = conn.from_client(udp(), b"bad").build();
+    let good = conn.by_client(udp(), b"bad").build();
     for n in 0..good.len() {
         send(rig, LAN, &good[..n], "truncated");
         let mut bad = good.clone();

@@ -79,7 +79,7 @@ impl Cases {
         reason: DropReason,
         change: impl Fn(&mut Vec<u8>),
     ) {
-        let packet = conn.from_client(body(conn.proto), DATA);
+        let packet = conn.by_client(body(conn.proto), DATA);
         let mut frame = packet.build();
         change(&mut frame);
         let l3 = packet.l3();
@@ -98,7 +98,7 @@ impl Cases {
         reason: DropReason,
         change: impl Fn(&mut Packet),
     ) {
-        let mut packet = conn.from_client(body(conn.proto), DATA);
+        let mut packet = conn.by_client(body(conn.proto), DATA);
         change(&mut packet);
         self.raw(name, conn.port, packet.build(), reason);
     }
@@ -134,7 +134,7 @@ fn cases(conns: &[Conn]) -> Vec<Case> {
             c.bytes(format!("total length {n}"), conn, L4Truncated, |f| f[l3 + 3] = n);
         }
         for bit in 0..16 {
-            let mut frame = conn.from_client(body(conn.proto), DATA).build();
+            let mut frame = conn.by_client(body(conn.proto), DATA).build();
             frame[l3 + 10 + bit / 8] ^= 1 << (bit % 8);
             c.raw(format!("checksum bit {bit}"), conn.port, frame, IpBadChecksum);
         }
@@ -454,12 +454,12 @@ fn each_defect_has_its_reason() {
 #[test]
 fn the_largest_packet_that_fits_passes() {
     let (mut rig, conns) = warm();
-    let mut packet = conns[6].from_client(body(Proto::Udp), &[1; 1280 - 28]);
+    let mut packet = conns[6].by_client(body(Proto::Udp), &[1; 1280 - 28]);
     rig.relays(LAN, &packet, SMALL, &conns[6].forward(&packet));
     packet.payload.truncate(1280 - 32);
     packet.ip_options = vec![1, 1, 1, 0];
     rig.relays(LAN, &packet, SMALL, &conns[6].forward(&packet));
-    let packet = conns[5].from_client(body(Proto::Tcp), &[1; 1280 - 60]);
+    let packet = conns[5].by_client(body(Proto::Tcp), &[1; 1280 - 60]);
     rig.relays(TAG, &packet, SMALL, &conns[5].forward(&packet));
 }
 
@@ -468,8 +468,8 @@ fn truncated_at_every_length() {
     let (mut rig, conns) = warm();
     for conn in &conns {
         for (port, packet) in [
-            (conn.port, conn.from_client(body(conn.proto), DATA)),
-            (conn.out, conn.from_target(body(conn.proto), DATA)),
+            (conn.port, conn.by_client(body(conn.proto), DATA)),
+            (conn.out, conn.by_target(body(conn.proto), DATA)),
         ] {
             let (frame, l3) = (packet.build(), packet.l3());
             for n in 0..frame.len() {
@@ -487,7 +487,7 @@ fn every_bit_flipped() {
     let (rig, conns) = warm();
     let mut test = Differential::new(rig, conns.clone());
     for conn in &conns {
-        let packet = conn.from_client(body(conn.proto), DATA);
+        let packet = conn.by_client(body(conn.proto), DATA);
         let frame = packet.build();
         for right_ip in [false, true] {
             let mutants = (0..frame.len() * 8).map(|bit| {
@@ -758,24 +758,24 @@ fn seeds(conns: &[Conn]) -> Vec<(u8, Vec<u8>)> {
     let mut seeds = Vec::new();
     for conn in conns {
         let mut packets = vec![
-            (conn.port, conn.from_client(body(conn.proto), b"from the client")),
-            (conn.out, conn.from_target(body(conn.proto), b"from the target!")),
+            (conn.port, conn.by_client(body(conn.proto), b"from the client")),
+            (conn.out, conn.by_target(body(conn.proto), b"from the target!")),
         ];
         if conn.client.is_ipv4() {
-            let mut packet = conn.from_client(body(conn.proto), b"with options");
+            let mut packet = conn.by_client(body(conn.proto), b"with options");
             packet.ip_options = vec![7, 7, 4, 0, 0, 0, 0, 0];
             packets.push((conn.port, packet));
-            let mut packet = conn.from_client(body(conn.proto), b"unsummed");
+            let mut packet = conn.by_client(body(conn.proto), b"unsummed");
             if conn.proto == Proto::Udp {
                 packet.body = Body::Udp { checksum: false };
             }
             packets.push((conn.port, packet));
         }
         if conn.proto == Proto::Tcp {
-            packets.push((conn.port, conn.from_client(tcp(SYN), b"")));
+            packets.push((conn.port, conn.by_client(tcp(SYN), b"")));
             let options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7];
             let synack = Body::Tcp { flags: SYN | ACK, seq: 1, ack: 2, options };
-            packets.push((conn.out, conn.from_target(synack, b"")));
+            packets.push((conn.out, conn.by_target(synack, b"")));
         }
         seeds.extend(packets.into_iter().map(|(port, packet)| (port, packet.build())));
     }
@@ -872,7 +872,7 @@ fn random_bytes_do_no_harm() {
 fn the_model_is_no_yes_man() {
     let (mut rig, conns) = warm();
     let model = Model { flows: flows(), conns: conns.clone() };
-    let packet = conns[0].from_client(body(Proto::Udp), DATA);
+    let packet = conns[0].by_client(body(Proto::Udp), DATA);
     let Verdict::Relay(WAN, expected) = model.judge(LAN, &packet.build()) else { panic!() };
     assert_eq!(expected.frame, conns[0].forward(&packet).build());
     let sent = rig.pass(LAN, &packet.build(), WAN);

@@ -142,7 +142,7 @@ fn udp_checksums_of_zero() {
         for from_client in [true, false] {
             let make = |payload: &[u8]| {
                 let body = Body::Udp { checksum: true };
-                if from_client { conn.from_client(body, payload) } else { conn.from_target(body, payload) }
+                if from_client { conn.by_client(body, payload) } else { conn.by_target(body, payload) }
             };
             let rewritten = |p: &Packet| if from_client { conn.forward(p) } else { conn.back(p) };
             // The two bytes of payload that bring the sum of the packet after the rewrite to zero are its checksum without.
@@ -166,9 +166,9 @@ fn udp_checksums_of_all_ones() {
     let p = &PATHS[0];
     let conn = rig.open(Proto::Udp, p.port, p.client, p.listen, p.out, p.target);
     let body = || Body::Udp { checksum: true };
-    let probe = conn.from_client(body(), &[0, 0]);
+    let probe = conn.by_client(body(), &[0, 0]);
     let frame = probe.build();
-    let packet = conn.from_client(body(), &frame[probe.l4() + 6..][..2]);
+    let packet = conn.by_client(body(), &frame[probe.l4() + 6..][..2]);
     assert_eq!(packet.build()[probe.l4() + 6..][..2], [0xff, 0xff]);
     rig.relays(conn.port, &packet, conn.out, &conn.forward(&packet));
 }
@@ -179,7 +179,7 @@ fn padding_does_no_harm() {
     let mut rig = rig();
     for p in PATHS {
         let conn = rig.open(Proto::Udp, p.port, p.client, p.listen, p.out, p.target);
-        let packet = conn.from_client(Body::Udp { checksum: true }, b"x");
+        let packet = conn.by_client(Body::Udp { checksum: true }, b"x");
         let mut frame = packet.build();
         frame.resize(frame.len().max(46) + 14, 0xee);
         let sent = rig.pass(p.port, &frame, p.out);
@@ -195,7 +195,7 @@ fn a_priority_tag_is_taken_off() {
     let mut rig = rig();
     let p = &PATHS[0];
     let conn = rig.open(Proto::Udp, p.port, p.client, p.listen, p.out, p.target);
-    let packet = conn.from_client(Body::Udp { checksum: true }, b"urgent");
+    let packet = conn.by_client(Body::Udp { checksum: true }, b"urgent");
     let mut frame = packet.build();
     frame.splice(12..12, [0x81, 0x00, 0xa0, 0x00]);
     assert_same(&rig.pass(p.port, &frame, p.out), &conn.forward(&packet).build());
@@ -207,7 +207,7 @@ fn priority_bits_do_not_hide_the_vlan() {
     let mut rig = rig();
     let p = &PATHS[5];
     let conn = rig.open(Proto::Udp, p.port, p.client, p.listen, p.out, p.target);
-    let packet = conn.from_client(Body::Udp { checksum: true }, b"urgent");
+    let packet = conn.by_client(Body::Udp { checksum: true }, b"urgent");
     let mut frame = packet.build();
     frame[14] |= 0xf0;
     assert_same(&rig.pass(p.port, &frame, p.out), &conn.forward(&packet).build());
@@ -222,10 +222,10 @@ fn ipv4_options_stay_in_place() {
             let body = || if proto == Proto::Tcp { tcp(PSH | ACK) } else { Body::Udp { checksum: true } };
             // Router alert; record route; no operations, then the end.
             for options in [&[148, 4, 0, 0][..], &[7, 7, 4, 0, 0, 0, 0, 0], &[1, 1, 1, 0], &[1; 40]] {
-                let mut packet = conn.from_client(body(), b"with options");
+                let mut packet = conn.by_client(body(), b"with options");
                 packet.ip_options = options.to_vec();
                 rig.relays(p.port, &packet, p.out, &conn.forward(&packet));
-                let mut packet = conn.from_target(body(), b"with options");
+                let mut packet = conn.by_target(body(), b"with options");
                 packet.ip_options = options.to_vec();
                 rig.relays(p.out, &packet, p.port, &conn.back(&packet));
             }
@@ -276,7 +276,7 @@ fn counters_tell_what_was_relayed() {
     }
     let bytes = |from_client: bool, n: usize| {
         let p = payload(n);
-        let packet = if from_client { conn.from_client(body(), &p) } else { conn.from_target(body(), &p) };
+        let packet = if from_client { conn.by_client(body(), &p) } else { conn.by_target(body(), &p) };
         packet.build().len() as u64
     };
     let to_target = bytes(true, 0) + (0..10).map(|n| bytes(true, 100 + n)).sum::<u64>();
@@ -294,7 +294,7 @@ fn counters_tell_what_was_relayed() {
 }
 
 fn numbered(conn: &Conn, n: u16, options: bool) -> Packet {
-    let mut packet = conn.from_client(Body::Udp { checksum: true }, &n.to_be_bytes());
+    let mut packet = conn.by_client(Body::Udp { checksum: true }, &n.to_be_bytes());
     if options {
         packet.ip_options = vec![1, 1, 1, 0];
     }

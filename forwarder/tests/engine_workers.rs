@@ -65,14 +65,14 @@ fn return_traffic_comes_home() {
             assert_eq!(usize::from(conn.source.port() - 32_768) % workers, owner);
             let wrong = (owner + 1) % workers;
             for i in 0..40u32 {
-                let frame = conn.from_target(udp(), &i.to_be_bytes()).build();
+                let frame = conn.by_target(udp(), &i.to_be_bytes()).build();
                 rig.inject_at(wrong, WAN, &frame);
             }
             rig.turn();
             assert!(rig.ios[wrong].take_all(LAN).is_empty());
             let sent = rig.ios[owner].take_all(LAN);
             assert_eq!(numbers(&sent), (0..40).collect::<Vec<_>>());
-            assert_same(&sent[7], &conn.back(&conn.from_target(udp(), &7u32.to_be_bytes())).build());
+            assert_same(&sent[7], &conn.back(&conn.by_target(udp(), &7u32.to_be_bytes())).build());
         }
         let stats = rig.stats();
         let (over, taken): (u64, u64) =
@@ -93,12 +93,12 @@ fn handed_over_packets_keep_their_order() {
         (0..4).map(|n| open_at(&mut rig, 0, Proto::Tcp, &format!("10.0.0.2:{}", 4000 + n))).collect();
     for i in 0..200u32 {
         for conn in &conns {
-            let mut packet = conn.from_target(tcp(ACK), &i.to_be_bytes());
+            let mut packet = conn.by_target(tcp(ACK), &i.to_be_bytes());
             if i % 5 == 0 {
                 packet.ip_options = vec![1, 1, 1, 0];
             }
             rig.inject_at(1, WAN, &packet.build());
-            rig.inject_at(0, LAN, &conn.from_client(tcp(ACK), &i.to_be_bytes()).build());
+            rig.inject_at(0, LAN, &conn.by_client(tcp(ACK), &i.to_be_bytes()).build());
         }
         // One worker may be far ahead of the other.
         if i % 20 == 19 {
@@ -127,7 +127,7 @@ fn an_inbox_has_an_end() {
     let mut rig = rig(2);
     let conn = open_at(&mut rig, 0, Proto::Udp, CLIENT);
     for i in 0..600u32 {
-        rig.inject_at(1, WAN, &conn.from_target(udp(), &i.to_be_bytes()).build());
+        rig.inject_at(1, WAN, &conn.by_target(udp(), &i.to_be_bytes()).build());
     }
     while rig.workers[1].turn() > 0 {}
     let stats = rig.stats();
@@ -151,6 +151,24 @@ fn strays_are_dropped_once() {
     rig.turn();
     assert_eq!(rig.drops(), [("no_flow".to_owned(), 8)].into());
     assert_eq!(rig.stats().workers.iter().map(|w| w.handed_over).sum::<u64>(), 4);
+    rig.balance();
+}
+
+/// A flow may listen on a port out of the range of source ports: whoever gets the first packet admits it.
+#[test]
+fn a_flow_may_listen_on_another_workers_source_port() {
+    let mut rig = rig(2);
+    for port in [40_000, 40_001] {
+        let listen = format!("10.0.0.1:{port}");
+        rig.add(flow(&listen, Proto::Udp, &listen, TARGET, FROM));
+        for worker in 0..2 {
+            let first = Packet::udp(LAN, &format!("10.0.0.2:{}", 4000 + worker), &listen, b"");
+            rig.inject_at(worker, LAN, &first.build());
+            rig.turn();
+            assert_eq!(rig.ios[worker].take_all(WAN).len(), 1, "{listen} at worker {worker}");
+        }
+        assert_eq!(rig.flow(&listen).admitted, 2);
+    }
     rig.balance();
 }
 
@@ -207,9 +225,9 @@ fn one_ledger_over_all_workers() {
             let (pick, worker) = (random >> 16, (random >> 8) as usize % 2);
             let conn = &conns[pick as usize % 8];
             let (port, mut frame) = match pick % 4 {
-                0 | 1 => (WAN, conn.from_target(udp(), b"back").build()),
+                0 | 1 => (WAN, conn.by_target(udp(), b"back").build()),
                 // A client's packets always come to the worker that has them.
-                _ => (LAN, conn.from_client(udp(), b"forth").build()),
+                _ => (LAN, conn.by_client(udp(), b"forth").build()),
             };
             let worker = if port == LAN { pick as usize % 8 % 2 } else { worker };
             if pick % 11 == 0 {
@@ -261,7 +279,7 @@ impl Pump {
 
     fn step(&mut self, more: bool) {
         while more && self.sent < self.back + 64 {
-            let packet = self.conn.from_client(udp(), &self.sent.to_be_bytes());
+            let packet = self.conn.by_client(udp(), &self.sent.to_be_bytes());
             assert!(self.io.inject(LAN, &packet.build()));
             self.sent += 1;
         }
@@ -269,12 +287,15 @@ impl Pump {
             let r = read(&frame);
             self.conn.source = r.src;
             assert_eq!((numbers(&[frame])[0], r.dst), (self.there, self.conn.target));
-            let answer = self.conn.from_target(udp(), &self.there.to_be_bytes());
+            let answer = self.conn.by_target(udp(), &self.there.to_be_bytes());
             assert!(self.io.inject(WAN, &answer.build()));
             self.there += 1;
         }
         for frame in self.io.take_all(LAN) {
-            assert_eq!((numbers(&[frame.clone()])[0], read(&frame).dst), (self.back, self.conn.client));
+            assert_eq!(
+                (numbers(std::slice::from_ref(&frame))[0], read(&frame).dst),
+                (self.back, self.conn.client)
+            );
             self.back += 1;
         }
     }
@@ -525,7 +546,7 @@ fn the_whole_state_agrees_with_itself() {
     let conns: Vec<Conn> =
         (0..6).map(|n| open_at(&mut rig, n % 2, Proto::Udp, &format!("10.0.0.2:{}", 4000 + n))).collect();
     for conn in &conns {
-        rig.inject_at(0, WAN, &conn.from_target(udp(), b"back").build());
+        rig.inject_at(0, WAN, &conn.by_target(udp(), b"back").build());
     }
     rig.turn();
     assert_eq!(rig.take(LAN).len(), 6);

@@ -649,7 +649,7 @@ mod tests {
             }
         };
         Endpoints {
-            proto: if n % 2 == 0 { Proto::Tcp } else { Proto::Udp },
+            proto: if n.is_multiple_of(2) { Proto::Tcp } else { Proto::Udp },
             client: SocketAddr::new(address(10, n), 1000 + (n % 7) as u16),
             listen: SocketAddr::new(address(11, 1), 5000),
             source: SocketAddr::new(address(12, 1 + (n >> 14)), 32_768 + (n & 0x3fff) as u16),

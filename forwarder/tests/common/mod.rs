@@ -353,10 +353,10 @@ impl Rig {
     #[track_caller]
     pub fn relays_both(&mut self, conn: &Conn, from_client: bool, body: packet::Body, payload: &[u8]) {
         if from_client {
-            let p = conn.from_client(body, payload);
+            let p = conn.by_client(body, payload);
             self.relays(conn.port, &p, conn.out, &conn.forward(&p));
         } else {
-            let p = conn.from_target(body, payload);
+            let p = conn.by_target(body, payload);
             self.relays(conn.out, &p, conn.port, &conn.back(&p));
         }
     }
@@ -375,11 +375,11 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn from_client(&self, body: packet::Body, payload: &[u8]) -> Packet {
+    pub fn by_client(&self, body: packet::Body, payload: &[u8]) -> Packet {
         Packet::arriving(self.port, self.client, self.listen, body, payload)
     }
 
-    pub fn from_target(&self, body: packet::Body, payload: &[u8]) -> Packet {
+    pub fn by_target(&self, body: packet::Body, payload: &[u8]) -> Packet {
         Packet::arriving(self.out, self.target, self.source, body, payload)
     }
 
