@@ -165,7 +165,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         self.finish()
     }
 
-    /// One turn of the loop. Returns how many packets were received.
+    /// One turn of the loop. Returns how many packets it found, in queues and handed over.
     #[inline]
     pub fn turn(&mut self) -> usize {
         let began = self.clock.ticks();
@@ -182,7 +182,8 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
                 edge.flush(counters);
             }
         }
-        self.engine.tick(&mut edge);
+        // What others handed over is traffic, too: a worker that has some does not rest.
+        received += self.engine.tick(&mut edge);
         edge.flush(counters);
         counters.held.set((self.out.held() + self.engine.pending()) as u64);
         counters.loops.add(1);

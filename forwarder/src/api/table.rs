@@ -58,6 +58,6 @@ mod tests {
         let mut table = Table::new(&["NAME", ">N", "X"]);
         table.row(["a".to_owned(), "1".to_owned(), String::new()]);
         table.row(["long\x1b".to_owned(), "100".to_owned(), "x".to_owned()]);
-        assert_eq!(table.to_string(), "NAME         N  X\na            1\nlong\\u{1b}  100  x\n");
+        assert_eq!(table.to_string(), "NAME          N  X\na             1\nlong\\u{1b}  100  x\n");
     }
 }

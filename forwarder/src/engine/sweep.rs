@@ -49,12 +49,10 @@ pub struct ConnRow {
 }
 
 impl<B: PacketBuf> Engine<B> {
-    /// Does what is due. Called at burst boundaries; cheap when nothing is.
+    /// Does what is due. Called at burst boundaries; cheap when nothing is. Returns how many packets other workers handed over.
     #[inline]
-    pub fn tick<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
-        if self.peers.waiting() {
-            self.hear_peers(edge);
-        }
+    pub fn tick<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) -> usize {
+        let taken = if self.peers.waiting() { self.hear_peers(edge) } else { 0 };
         if self.now != self.swept {
             self.sweep();
         }
@@ -63,6 +61,7 @@ impl<B: PacketBuf> Engine<B> {
             self.tick_neighbors(edge);
         }
         self.free_dropped(edge);
+        taken
     }
 
     /// Moves the hand on by the time that passed.
@@ -163,16 +162,17 @@ impl<B: PacketBuf> Engine<B> {
 
     /// Takes over packets of own connections from other workers, and the MAC addresses they learned.
     #[cold]
-    fn hear_peers<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
+    fn hear_peers<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) -> usize {
         for _ in 0..crate::io::BURST {
             let Some(news) = self.peers.take_news() else { break };
             self.learn(edge, news.port, &news.heard);
         }
-        for _ in 0..crate::io::BURST {
-            let Some((port, packet)) = self.peers.take_packet() else { break };
+        for taken in 0..crate::io::BURST {
+            let Some((port, packet)) = self.peers.take_packet() else { return taken };
             self.counters.taken_over.add(1);
             self.slow(edge, port, packet);
         }
+        crate::io::BURST
     }
 
     /// Copies connections from record `from` on into `rows`, of one flow or of all, until `rows` is full or `scan` records were
