@@ -25,6 +25,8 @@ use crate::worker::{Command, WorkerHandle};
 
 /// Connections listed when the client names no limit.
 const LIST_LIMIT: usize = 10_000;
+/// Most connections listed at once, whatever the client asks: an answer is one line, made in memory.
+const LIST_MOST: usize = 100_000;
 /// Connections asked of a worker at once.
 const LIST_CHUNK: usize = 256;
 /// How long a change may take to reach every worker.
@@ -408,7 +410,7 @@ impl Gateway {
     }
 
     fn explain(&self, port: &str, tuple: Tuple) -> Result<Explanation, ApiError> {
-        let mut e = Explanation { verdict: String::new(), ..empty_explanation() };
+        let mut e = Explanation::default();
         let neighbors = self.neighbors()?;
         e.steps.push(format!(
             "{:?} packet from {} to {} arrives at port {port}",
@@ -420,11 +422,11 @@ impl Gateway {
                 "source and destination are of different address families",
             ));
         };
-        if !self.net.owns(tuple.port, tuple.dst.ip()) {
-            e.steps.push(format!("{} is not an address of port {port}", tuple.dst.ip()));
-            return Ok(refused(e, DropReason::NotOurAddress));
+        let checked = admit::check_addresses(&self.net, tuple.port, tuple.src.ip(), tuple.dst.ip());
+        if let Err(reason) = checked.and_then(|()| admit::check_tuple(&tuple)) {
+            return Ok(refused(e, reason));
         }
-        e.steps.push(format!("{} is an address of port {port}", tuple.dst.ip()));
+        e.steps.push(format!("{} is an address of port {port}, and the source may be one", tuple.dst.ip()));
         for worker in &self.workers {
             let Some(Command::Probe { found, .. }) = worker.ask(Command::Probe { key, found: None }) else {
                 return Err(silent(worker.index));
@@ -624,7 +626,7 @@ impl Handler for Gateway {
             }
             Request::ConnectionList { flow, limit } => {
                 let (connections, truncated) =
-                    self.connections(flow.as_deref(), limit.unwrap_or(LIST_LIMIT))?;
+                    self.connections(flow.as_deref(), limit.unwrap_or(LIST_LIMIT).min(LIST_MOST))?;
                 Ok(Reply::Connections { connections, truncated })
             }
             Request::PortList => Ok(Reply::Ports { ports: self.ports()? }),
@@ -659,21 +661,6 @@ fn refused(mut e: Explanation, reason: DropReason) -> Explanation {
     e.verdict = reason.name().into();
     e.steps.push(format!("it is dropped as {}: {}", reason.name(), reason.meaning().trim()));
     e
-}
-
-fn empty_explanation() -> Explanation {
-    Explanation {
-        verdict: String::new(),
-        existing: false,
-        flow: None,
-        rewritten_src: None,
-        rewritten_dst: None,
-        out_port: None,
-        next_hop: None,
-        next_hop_mac: None,
-        worker: None,
-        steps: Vec::new(),
-    }
 }
 
 fn connection_info(row: &ConnRow, flow: &str, worker: usize) -> ConnectionInfo {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -128,6 +129,7 @@ impl Server {
 
         let (publisher, engines) = engines(&config, &net, workers)?;
         let stop = StopFlag::default();
+        let (ready, readiness) = mpsc::channel();
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
         for (index, ((engine, queues), core)) in
@@ -143,11 +145,14 @@ impl Server {
                 (index, Some(*core)),
             );
             handles.push(handle);
-            let (eal, core) = (Arc::clone(&eal), *core);
-            let run = move || run_worker(worker, &eal, core);
+            let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
+            let run = move || run_worker(worker, &eal, core, &ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
+        drop(ready);
+        // A worker that cannot work would leave its queues unread: without all of them there is no start.
+        readiness.iter().collect::<Result<Vec<()>>>()?;
         let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
@@ -187,7 +192,9 @@ impl Server {
             // It only sleeps and ticks.
             _ = ticker.join();
         }
-        self.workers.drain(..).all(|w| matches!(w.join(), Ok(Some(_))))
+        // All are joined, also behind one that failed.
+        let ends: Vec<_> = self.workers.drain(..).map(JoinHandle::join).collect();
+        ends.iter().all(|end| matches!(end, Ok(Some(_))))
     }
 }
 
@@ -212,21 +219,30 @@ impl Drop for Starting {
     }
 }
 
-fn run_worker(worker: Worker<DpdkIo, Tsc>, eal: &Arc<Eal>, core: usize) -> Option<DpdkIo> {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-        eprintln!("s2ds: a worker could not be pinned to core {core}; it runs where the kernel puts it");
-    }
+/// Pins and registers the calling thread, tells that on `ready`, and works. None when it could not.
+fn run_worker(
+    worker: Worker<DpdkIo, Tsc>,
+    eal: &Arc<Eal>,
+    core: usize,
+    ready: &Sender<Result<()>>,
+) -> Option<DpdkIo> {
+    let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        WorkerThread::register(eal).map_err(Into::into)
+    } else {
+        Err(anyhow!("a worker cannot be pinned to core {core}; choose another in workers.cores"))
+    };
     // Naps of an idle worker end when they should: the default slack alone is longer than they are.
     if let Err(e) = nix::sys::prctl::set_timerslack(1) {
         eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
     }
-    match WorkerThread::register(eal) {
-        Ok(_registered) => Some(worker.run()),
-        Err(e) => {
-            eprintln!("s2ds: {e}");
-            None
-        }
-    }
+    let (told, _registered) = match registered {
+        Ok(registered) => (Ok(()), Some(registered)),
+        Err(e) => (Err(e), None),
+    };
+    let works = told.is_ok();
+    // The receiver waits for all of us.
+    _ = ready.send(told);
+    works.then(|| worker.run())
 }
 
 /// `/scistream/stats`, `/scistream/drops` and `/scistream/flows` on DPDK's telemetry socket.

@@ -10,9 +10,6 @@ use nix::unistd::Pid;
 
 use crate::config::{Config, Cores, Device};
 
-/// Most workers that `cores = "auto"` starts.
-const AUTO_MOST: usize = 8;
-
 /// Where everything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -56,10 +53,15 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
             }
             cores.clone()
         }
-        Cores::Auto => choose(config, &available, &port_nodes, &core_node),
+        Cores::Auto => {
+            choose(&available, port_nodes.iter().flatten().next().copied(), &core_node).into_iter().collect()
+        }
     };
+    // On the workers' node, because the tables they use are filled from here.
+    let node = workers.first().and_then(|c| core_node(*c));
+    let free = || available.iter().copied().filter(|c| !workers.contains(c));
     let main =
-        available.iter().copied().find(|c| !workers.contains(c)).or(available.first().copied()).unwrap_or(0);
+        free().find(|c| core_node(*c) == node).or(free().next()).or(available.first().copied()).unwrap_or(0);
     if workers.contains(&main) {
         notices.push(format!(
             "core {main} serves a worker and everything else: the worker will be interrupted; leave a core out of workers.cores"
@@ -92,26 +94,14 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
     Ok(Placement { main, workers, port_nodes, notices })
 }
 
-/// `auto`: cores of the devices' node, all but one of what is there, at most eight; one for virtual devices, which rarely spread
-/// packets over queues.
-fn choose(
-    config: &Config,
-    available: &[usize],
-    port_nodes: &[Option<i32>],
-    core_node: &dyn Fn(usize) -> Option<i32>,
-) -> Vec<usize> {
-    let node = port_nodes.iter().flatten().next();
-    let near = |core: &usize| node.is_none() || core_node(*core).as_ref() == node;
-    // The first core of a machine has most of the kernel's work: it is kept for the main thread.
+/// `auto`: one worker near the devices. More are the operator's to ask for: replies that the device puts in another worker's
+/// queue have to be handed over, which costs more than it gains until the device steers them.
+///
+/// The first core of a machine has most of the kernel's work and is left alone where there are others.
+fn choose(available: &[usize], node: Option<i32>, core_node: &dyn Fn(usize) -> Option<i32>) -> Option<usize> {
     let rest = available.get(1..).filter(|r| !r.is_empty()).unwrap_or(available);
-    let mut cores: Vec<usize> = rest.iter().copied().filter(near).collect();
-    if cores.is_empty() {
-        cores = rest.to_vec();
-    }
-    let all_pci = config.ports.iter().all(|p| matches!(p.device, Device::Pci(_)));
-    let queues = config.ports.iter().filter_map(|p| p.queues).min().map_or(AUTO_MOST, usize::from);
-    cores.truncate(if all_pci { queues.clamp(1, AUTO_MOST) } else { 1 });
-    cores
+    let near = |core: &&usize| node.is_some() && core_node(**core) == node;
+    rest.iter().find(near).or(rest.first()).copied()
 }
 
 /// Cores this process may run on.
@@ -187,14 +177,11 @@ mod tests {
     fn auto_stays_near_the_device_and_leaves_a_core() {
         let node = |core: usize| Some(if core < 8 { 0 } else { 1 });
         let cores: Vec<usize> = (0..16).collect();
-        let pci = config(&["0000:81:00.0", "0000:81:00.1"], None);
-        assert_eq!(choose(&pci, &cores, &[Some(1), Some(1)], &node), (8..16).collect::<Vec<_>>());
-        assert_eq!(choose(&pci, &cores, &[Some(0), Some(0)], &node), (1..8).collect::<Vec<_>>());
-        assert_eq!(choose(&pci, &[5], &[Some(0), None], &node), [5]);
-        let two = config(&["0000:81:00.0"], Some(2));
-        assert_eq!(choose(&two, &cores, &[Some(1)], &node), [8, 9]);
-        let virtual_one = config(&["af_packet:eth9", "0000:81:00.0"], None);
-        assert_eq!(choose(&virtual_one, &cores, &[None, None], &node), [1]);
+        assert_eq!(choose(&cores, Some(1), &node), Some(8));
+        assert_eq!(choose(&cores, Some(0), &node), Some(1));
+        assert_eq!(choose(&cores, None, &node), Some(1));
+        assert_eq!(choose(&cores, Some(2), &node), Some(1), "a node without cores of ours");
+        assert_eq!(choose(&[5], Some(1), &node), Some(5));
     }
 
     #[cfg(feature = "hwloc")]

@@ -227,6 +227,10 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     /// Sends what is in hand, for at most 100 ms, and drops the rest by name.
     fn finish(mut self) -> IO {
         let counters = &*self.counters;
+        let mut edge = Edge { io: &mut self.io, out: &mut self.out };
+        while self.engine.tick(&mut edge) > 0 {
+            edge.flush(counters);
+        }
         let patience = self.clock.ticks() + 100 * self.clock.ticks_per_ms();
         while self.out.held() > 0 && self.clock.ticks() < patience {
             Edge { io: &mut self.io, out: &mut self.out }.flush(counters);

@@ -465,7 +465,7 @@ pub struct QueueStats {
 }
 
 /// What becomes of a packet, step by step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// `forward` or the drop reason's name.
     pub verdict: String,

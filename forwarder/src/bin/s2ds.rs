@@ -85,7 +85,8 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
             eprintln!("s2ds: stopped at once by a second signal");
             // The socket is a name in the file system: nobody else would remove it.
             _ = std::fs::remove_file(&socket);
-            std::process::exit(1);
+            // Not by way of exit handlers: DPDK's would run under workers that still poll.
+            _ = nix::sys::signal::raise(Signal::SIGKILL);
         }
     });
     let stats = server.gateway().clone();

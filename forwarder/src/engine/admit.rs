@@ -32,6 +32,49 @@ pub struct Refusal {
     pub flow: Option<u32>,
 }
 
+/// Are these addresses that a packet to this gateway may have?
+pub fn check_addresses(net: &Network, port: PortIndex, src: IpAddr, dst: IpAddr) -> Result<(), DropReason> {
+    if src == dst {
+        return Err(DropReason::Land);
+    }
+    let group = |address| match address {
+        IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || net.is_subnet_broadcast(port, a),
+        IpAddr::V6(a) => a.is_multicast(),
+    };
+    if group(src) {
+        return Err(DropReason::MulticastSource);
+    }
+    let martian = match src {
+        IpAddr::V4(a) => a.octets()[0] == 0 || a.octets()[0] >= 240 || a.is_loopback() || a.is_link_local(),
+        IpAddr::V6(a) => a.is_loopback() || a.is_unspecified() || a.to_ipv4_mapped().is_some(),
+    };
+    if martian {
+        return Err(DropReason::MartianSource);
+    }
+    if net.owner(src).is_some() {
+        return Err(DropReason::Looped);
+    }
+    if group(dst) {
+        return Err(DropReason::MulticastDestination);
+    }
+    if !net.owns(port, dst) {
+        return Err(DropReason::NotOurAddress);
+    }
+    Ok(())
+}
+
+/// Is this a tuple that a connection may have?
+pub fn check_tuple(tuple: &Tuple) -> Result<(), DropReason> {
+    if tuple.src.port() == 0 || tuple.dst.port() == 0 {
+        return Err(DropReason::PortZero);
+    }
+    // A link-local source has no meaning on the other side (RFC 4291 section 2.5.6).
+    match tuple.src.ip() {
+        IpAddr::V6(a) if a.is_unicast_link_local() => Err(DropReason::MartianSource),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a packet with this tuple may open a connection. `opens` is false for a TCP segment that is not a first SYN.
 pub fn check<'a>(
     net: &Network,

@@ -26,9 +26,11 @@ pub use start::engines;
 pub use sweep::{ConnRow, Timeouts};
 pub use verdict::DropReason;
 
+use crate::api::FlowState;
 use crate::counters::WorkerCounters;
+use crate::flow::key::Addrs;
 use crate::flow::table::seen;
-use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Millis, SourcePorts};
+use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::nat::apply;
 use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
@@ -65,6 +67,8 @@ pub struct Parts<B> {
 
 /// A packet, rewritten but for its Ethernet header, that waits for its next hop's MAC address.
 struct Pending<B> {
+    /// The connection it belongs to: goes with it.
+    conn: u32,
     next_hop: AdjIndex,
     /// Offset of its IP header.
     l3: u8,
@@ -174,6 +178,7 @@ impl<B: PacketBuf> Engine<B> {
                 }
                 Class::Slow => false,
             });
+            let verified = verified.or_else(|| self.find_elsewhere(&lane, &packet));
             match verified {
                 Some(found) if self.table.conn(found.conn()).epoch == self.epoch => {
                     self.relay(edge, port, &lane, IP4_HEADER, found, packet);
@@ -182,6 +187,21 @@ impl<B: PacketBuf> Engine<B> {
             }
         }
         self.free_dropped(edge);
+    }
+
+    /// Finds a connection that is not the first candidate of its home bucket: one signature in 65,536, and those that had to
+    /// move to their alternate bucket.
+    #[cold]
+    fn find_elsewhere(&self, lane: &Lane, packet: &B) -> Option<Found> {
+        let addrs = match lane.class {
+            Class::V4 => Addrs::V4(lane.addrs),
+            Class::V6 => {
+                let (src, dst) = fast::addrs6(packet.head(), usize::from(lane.l3));
+                Addrs::V6(src, dst)
+            }
+            Class::Slow => return None,
+        };
+        self.table.find_hashed(lane.hash, &Key { addrs, rest: lane.rest })
     }
 
     /// Sends a packet of a connection on its way: checks, rewrite, counters, Ethernet header, batch.
@@ -198,8 +218,10 @@ impl<B: PacketBuf> Engine<B> {
         mut packet: B,
     ) {
         let direction = found.direction();
-        if lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 && !self.note_flags(found, lane.flags) {
-            return self.drop(edge, port, packet, DropReason::TcpMalformed);
+        if lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+            && let Err(reason) = self.note_flags(found, lane.flags)
+        {
+            return self.drop(edge, port, packet, reason);
         }
         let conn = self.table.conn(found.conn());
         let (next_hop, flow, deltas) = (conn.next_hop[direction as usize], conn.flow, conn.deltas);
@@ -251,25 +273,31 @@ impl<B: PacketBuf> Engine<B> {
             Direction::ToClient => counters.to_client.add(1, frame_len.into()),
         }
         if !in_place {
-            return self.send_cold(edge, Pending { next_hop, l3: lane.l3, port, packet });
+            return self.send_cold(edge, Pending { conn: found.conn(), next_hop, l3: lane.l3, port, packet });
         }
         if let Err(packet) = edge.send(&self.counters, out_port, packet) {
             self.drop(edge, port, packet, DropReason::TxFull);
         }
     }
 
-    /// A SYN, FIN or RST of a connection. False for combinations that no sender makes; they probe firewalls.
+    /// A SYN, FIN or RST of a connection. Refuses combinations that no sender makes, they probe firewalls, and the reuse of
+    /// a mapping by a new connection when its flow is draining.
     #[cold]
-    fn note_flags(&mut self, found: Found, flags: u8) -> bool {
+    fn note_flags(&mut self, found: Found, flags: u8) -> Result<(), DropReason> {
         if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
-            return false;
+            return Err(DropReason::TcpMalformed);
         }
         let from_client = found.direction() == Direction::ToTarget;
         let conn = self.table.conn_mut(found.conn());
-        if flags & tcp::SYN != 0 && from_client && flags & tcp::ACK == 0 && !conn.established() {
+        let first = flags & tcp::SYN != 0 && from_client && flags & tcp::ACK == 0;
+        if first && !conn.established() && conn.seen != seen::CLIENT_SYN {
             // The client uses its port again: a new connection over the same mapping.
+            if let Some(flow) = self.flows.slot(conn.flow).filter(|f| f.state == FlowState::Draining) {
+                self.counters.flows[flow.slot as usize].refused.add(1);
+                return Err(DropReason::FlowDraining);
+            }
             conn.seen = seen::CLIENT_SYN;
-            return true;
+            return Ok(());
         }
         let [syn, fin] = if from_client {
             [seen::CLIENT_SYN, seen::CLIENT_FIN]
@@ -281,7 +309,7 @@ impl<B: PacketBuf> Engine<B> {
                 conn.seen |= bit;
             }
         }
-        true
+        Ok(())
     }
 
     /// Gives a packet its Ethernet header when that differs in length from the old one, or queues it until the next hop answers.

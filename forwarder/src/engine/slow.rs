@@ -111,24 +111,9 @@ impl<B: PacketBuf> Engine<B> {
             return Err(DropReason::IpBadChecksum);
         }
         let (src, dst) = (ip.src(), ip.dst());
-        if src == dst {
-            return Err(DropReason::Land);
-        }
-        if src.is_multicast() || src.is_broadcast() || self.net.is_subnet_broadcast(port, src) {
-            return Err(DropReason::MulticastSource);
-        }
-        if src.octets()[0] == 0 || src.is_loopback() || src.is_link_local() || src.octets()[0] >= 240 {
-            return Err(DropReason::MartianSource);
-        }
-        if self.net.owner(src.into()).is_some() {
-            return Err(DropReason::Looped);
-        }
-        let group = dst.is_multicast() || dst.is_broadcast() || self.net.is_subnet_broadcast(port, dst);
-        if group || frame.dst.is_multicast() {
+        admit::check_addresses(&self.net, port, src.into(), dst.into())?;
+        if frame.dst.is_multicast() {
             return Err(DropReason::MulticastDestination);
-        }
-        if !self.net.owns(port, dst.into()) {
-            return Err(DropReason::NotOurAddress);
         }
         if ip.is_fragment() {
             return Err(DropReason::Fragment);
@@ -153,6 +138,7 @@ impl<B: PacketBuf> Engine<B> {
                 }
                 let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
                 let tuple = Tuple { port, proto: proto(ip.protocol()), src, dst };
+                admit::check_tuple(&tuple)?;
                 Ok(Kind::Transport(Transport { tuple, header_len: ip.header_len(), flags }))
             }
             _ => Err(DropReason::ProtocolUnsupported),
@@ -168,28 +154,14 @@ impl<B: PacketBuf> Engine<B> {
     ) -> Result<Kind, DropReason> {
         let ip = Ipv6::parse(packet, room).map_err(ip_reason)?;
         let (src, dst) = (ip.src(), ip.dst());
-        if src == dst {
-            return Err(DropReason::Land);
-        }
-        if src.is_multicast() {
-            return Err(DropReason::MulticastSource);
-        }
         let discovery = ip.next_header() == PROTO_ICMPV6
             && matches!(ip.payload().first(), Some(&(icmpv6::SOLICITATION | icmpv6::ADVERTISEMENT)));
         if discovery {
             return Ok(Kind::NeighborDiscovery);
         }
-        if src.is_loopback() || src.is_unspecified() || src.to_ipv4_mapped().is_some() {
-            return Err(DropReason::MartianSource);
-        }
-        if self.net.owner(src.into()).is_some() {
-            return Err(DropReason::Looped);
-        }
-        if dst.is_multicast() || frame.dst.is_multicast() {
+        admit::check_addresses(&self.net, port, src.into(), dst.into())?;
+        if frame.dst.is_multicast() {
             return Err(DropReason::MulticastDestination);
-        }
-        if !self.net.owns(port, dst.into()) {
-            return Err(DropReason::NotOurAddress);
         }
         let upper = ip.upper().map_err(|_| DropReason::Ipv6Extension)?;
         if upper.fragment {
@@ -215,12 +187,9 @@ impl<B: PacketBuf> Engine<B> {
                 if ip.hop_limit() <= 1 {
                     return Err(DropReason::TtlExpired);
                 }
-                // A link-local source has no meaning on the other side (RFC 4291 section 2.5.6).
-                if src.is_unicast_link_local() {
-                    return Err(DropReason::MartianSource);
-                }
                 let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
                 let tuple = Tuple { port, proto: proto(upper.protocol), src, dst };
+                admit::check_tuple(&tuple)?;
                 if upper.protocol == PROTO_UDP
                     && Udp::parse(ip.payload(), ip.payload_len()).is_ok_and(|u| u.checksum() == 0)
                 {
@@ -576,7 +545,7 @@ fn proto(number: u8) -> Proto {
 
 /// Checks a transport header; returns source port, destination port and TCP flags (0 for UDP).
 fn ports_and_flags(protocol: u8, payload: &[u8], len: usize) -> Result<(u16, u16, u8), DropReason> {
-    let (src, dst, flags) = if protocol == PROTO_TCP {
+    if protocol == PROTO_TCP {
         let t = Tcp::parse(payload, len).map_err(|e| match e {
             WireError::Truncated => DropReason::L4Truncated,
             _ => DropReason::TcpMalformed,
@@ -586,18 +555,13 @@ fn ports_and_flags(protocol: u8, payload: &[u8], len: usize) -> Result<(u16, u16
         if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
             return Err(DropReason::TcpMalformed);
         }
-        (t.src_port(), t.dst_port(), flags)
-    } else {
-        let u = Udp::parse(payload, len).map_err(|e| match e {
-            WireError::Truncated if payload.len() < crate::wire::udp::HEADER => DropReason::L4Truncated,
-            _ => DropReason::UdpBadLength,
-        })?;
-        (u.src_port(), u.dst_port(), 0)
-    };
-    if src == 0 || dst == 0 {
-        return Err(DropReason::PortZero);
+        return Ok((t.src_port(), t.dst_port(), flags));
     }
-    Ok((src, dst, flags))
+    let u = Udp::parse(payload, len).map_err(|e| match e {
+        WireError::Truncated if payload.len() < crate::wire::udp::HEADER => DropReason::L4Truncated,
+        _ => DropReason::UdpBadLength,
+    })?;
+    Ok((u.src_port(), u.dst_port(), 0))
 }
 
 /// Walks IPv4 options: malformed ones and source routes are not passed (RFC 7126 sections 4.3 and 4.4).

@@ -11,7 +11,7 @@ use crate::engine::DropReason;
 use crate::flow::table::Endpoints;
 use crate::flow::{Direction, Found, Key, Millis};
 use crate::io::{PacketBuf, PacketIo};
-use crate::neighbor::{AdjIndex, Solicit, Wanted};
+use crate::neighbor::{Solicit, Wanted};
 
 /// The hand goes round a full table of any size in about this many milliseconds.
 const ROUND: u32 = 2048;
@@ -119,23 +119,16 @@ impl<B: PacketBuf> Engine<B> {
         }
         for next_hop in self.table.conn(n).next_hop {
             self.neighbors.release(next_hop);
-            // Its place may be another's from now on: nothing may go on waiting for it.
-            if self.neighbors.get(next_hop).is_none_or(|hop| hop.refs == 0) {
-                self.give_up_pending(next_hop);
-            }
         }
-        self.table.remove(n);
-    }
-
-    /// Drops what waits for a next hop that no connection needs any more.
-    fn give_up_pending(&mut self, next_hop: AdjIndex) {
+        // What waits for a next hop goes with its connection: a deleted flow stops at once, and the next hop's place in the
+        // table may be another's from now on.
         self.pending.retain(|p| {
-            let stays = p.next_hop != next_hop;
-            if !stays {
+            if p.conn == n {
                 self.counters.count_drop(p.port, DropReason::NeighborFailed);
             }
-            stays
+            p.conn != n
         });
+        self.table.remove(n);
     }
 
     /// Asks next hops that have to be asked, and gives up what waits for those that do not answer.

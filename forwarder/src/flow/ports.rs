@@ -61,11 +61,6 @@ impl SourcePorts {
         }
         (1..=RANDOM_TRIES.min(share)).map(|i| port((n + i) % share)).find(|p| free(*p))
     }
-
-    /// Random bits for whoever needs some.
-    pub fn random(&mut self) -> u32 {
-        self.random.next_u32()
-    }
 }
 
 #[cfg(test)]
