@@ -202,6 +202,8 @@ fn a_draining_flow_finishes_what_it_has() {
     assert_eq!((rig.flow("tcp").state, rig.flow("tcp").connections), (FlowState::Draining, 1));
     rig.gateway.tick();
     assert_eq!(rig.flow("tcp").refused, 1, "it is still there: it has a connection");
+    rig.drops_as("the same port again", LAN, &syn(CLIENT), DropReason::FlowDraining);
+    assert_eq!(rig.flow("tcp").refused, 2);
     rig.advance(10_001);
     rig.gateway.tick();
     match rig.ask(Request::FlowList) {

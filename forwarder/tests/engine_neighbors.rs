@@ -456,6 +456,23 @@ fn crowded() -> Rig {
 }
 
 #[test]
+fn what_waits_goes_with_its_flow() {
+    let mut rig = Rig::new("");
+    for port in [1, 2] {
+        let (listen, target) = (format!("10.0.0.1:{port}"), format!("10.1.0.9:{port}"));
+        rig.add(flow(&format!("f{port}"), Proto::Udp, &listen, &target, FROM));
+        rig.send(LAN, &[numbered(LAN, "10.0.0.2:1", &listen, port)]);
+    }
+    assert_eq!(rig.stats().held, 2);
+    rig.delete("f1");
+    rig.take_any();
+    rig.send(WAN, &[answer(PEER, [10, 1, 0, 9])]);
+    assert_eq!(numbers(&rig.take(WAN)), [2]);
+    assert_eq!(rig.stats().held, 0);
+    rig.balance();
+}
+
+#[test]
 fn a_full_neighbor_table_harms_nobody() {
     let mut rig = crowded();
     rig.send(LAN, &[numbered(LAN, "10.0.0.2:1", "10.0.0.1:9", 0)]);

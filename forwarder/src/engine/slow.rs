@@ -371,11 +371,15 @@ impl<B: PacketBuf> Engine<B> {
     fn send_pending<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, next_hop: AdjIndex) {
         let mut i = 0;
         while i < self.pending.len() {
-            if self.pending[i].next_hop == next_hop {
+            let Pending { conn, next_hop: to, .. } = self.pending[i];
+            if to != next_hop {
+                i += 1;
+            } else if self.still_allowed(conn) {
                 let pending = self.pending.remove(i);
                 self.send_cold(edge, pending);
             } else {
-                i += 1;
+                // Its flow went while it waited; it goes with its connection.
+                self.remove(conn);
             }
         }
     }
