@@ -146,13 +146,15 @@ impl Server {
             );
             handles.push(handle);
             let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
-            let run = move || run_worker(worker, &eal, core, &ready);
+            let run = move || run_worker(worker, &eal, core, ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
         drop(ready);
         // A worker that cannot work would leave its queues unread: without all of them there is no start.
-        readiness.iter().collect::<Result<Vec<()>>>()?;
+        for _ in &placement.workers {
+            readiness.recv().map_err(|_| anyhow!("a worker ended before it began"))??;
+        }
         let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
@@ -224,7 +226,7 @@ fn run_worker(
     worker: Worker<DpdkIo, Tsc>,
     eal: &Arc<Eal>,
     core: usize,
-    ready: &Sender<Result<()>>,
+    ready: Sender<Result<()>>,
 ) -> Option<DpdkIo> {
     let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         WorkerThread::register(eal).map_err(Into::into)
@@ -240,8 +242,9 @@ fn run_worker(
         Err(e) => (Err(e), None),
     };
     let works = told.is_ok();
-    // The receiver waits for all of us.
+    // The receiver waits until each of us has spoken or gone.
     _ = ready.send(told);
+    drop(ready);
     works.then(|| worker.run())
 }
 

@@ -237,6 +237,15 @@ fn a_client_that_stops_within_a_line_is_given_up_and_an_idle_one_stays() {
 }
 
 #[test]
+fn a_client_that_calls_no_more_frees_its_place() {
+    let fixture = Fixture::patient(Patience { idle: SHORT, ..Patience::default() });
+    let mut client = fixture.client();
+    let (_, message) = client.error();
+    assert!(message.contains("no call came in time"), "{message}");
+    assert_eq!(client.read(), None);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_given_up_and_hurts_nobody() {
     let fixture = Fixture::patient(Patience { write: SHORT, ..Patience::default() });
     let mut bystander = fixture.client();

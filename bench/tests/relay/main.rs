@@ -8,6 +8,7 @@ mod admission;
 mod harness;
 mod lifecycle;
 mod links;
+mod programs;
 mod quic;
 mod tcp;
 mod udp;

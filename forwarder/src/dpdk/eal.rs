@@ -222,13 +222,25 @@ fn check_hugepages(wanted_mb: usize) -> Result<(), DpdkError> {
     if free_kb / 1024 >= wanted_mb {
         return Ok(());
     }
+    // What is written there is the number of all pages of the default size, those in use included.
+    let all: usize =
+        fs::read_to_string("/proc/sys/vm/nr_hugepages").ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    let missing = (wanted_mb - free_kb / 1024).saturating_mul(1024).div_ceil(default_hugepage_kb()).max(1);
     Err(eal_error(
         format!("{wanted_mb} MiB of hugepages are needed and {} MiB are free", free_kb / 1024),
         format!(
             "reserve them with `echo {} > /proc/sys/vm/nr_hugepages` as root, or set `huge = false` in [eal]",
-            wanted_mb.div_ceil(2).max(1)
+            all.saturating_add(missing)
         ),
     ))
+}
+
+/// Size of the pages that /proc/sys/vm/nr_hugepages counts, in KiB.
+fn default_hugepage_kb() -> usize {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let size =
+        info.lines().find_map(|l| l.strip_prefix("Hugepagesize:")?.split_whitespace().next()?.parse().ok());
+    size.unwrap_or(2048)
 }
 
 /// Free hugepages of all sizes, in KiB; the folder has a subfolder a size, such as `hugepages-2048kB`.

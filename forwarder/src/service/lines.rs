@@ -71,8 +71,8 @@ impl<'s> Lines<'s> {
 
     /// The next line: begun within `begin` from now, ended within `whole` from its beginning. None when the client has
     /// gone or the service ends.
-    pub(super) fn next(&mut self, begin: Option<Duration>, whole: Duration) -> Option<Line> {
-        let mut until = begin.map(|d| Instant::now() + d);
+    pub(super) fn next(&mut self, begin: Duration, whole: Duration) -> Option<Line> {
+        let mut until = Instant::now() + begin;
         let mut begun = false;
         let mut seen = 0;
         loop {
@@ -90,10 +90,9 @@ impl<'s> Lines<'s> {
             }
             if seen > 0 && !begun {
                 begun = true;
-                let end = Instant::now() + whole;
-                until = Some(until.map_or(end, |u| u.min(end)));
+                until = until.min(Instant::now() + whole);
             }
-            match wait_readable(&self.stream, self.stopped, until) {
+            match wait_readable(&self.stream, self.stopped, Some(until)) {
                 Ready::Yes => self.fill()?,
                 Ready::Late => return Some(Line::Late),
                 Ready::Stopped => return None,

@@ -1,12 +1,12 @@
 //! The control socket: who may connect, how lines become calls, and that no client can hurt another.
 //!
 //! One thread accepts, one thread serves each client; the forwarder behind them is a [`Handler`]. Every wait has the stop
-//! pipe in it beside the client, and every wait but the one for a new line has a deadline:
+//! pipe in it beside the client, and every wait has a deadline:
 //!
 //! | waiting for | at most |
 //! |---|---|
 //! | the client's hello | [`Patience::hello`] |
-//! | the next call to begin | for ever: an idle client costs a sleeping thread |
+//! | the next call to begin | [`Patience::idle`], so that clients who left something open keep nobody out |
 //! | the rest of a line that has begun | [`Patience::line`] |
 //! | the client to take an answer | [`Patience::write`] |
 #![forbid(unsafe_code)]
@@ -58,6 +58,8 @@ pub struct Peer {
 pub struct Patience {
     /// From connecting to the end of the hello.
     pub hello: Duration,
+    /// From one answer to the beginning of the next call.
+    pub idle: Duration,
     /// From the first byte of a line to its end.
     pub line: Duration,
     /// For an answer to be taken whole.
@@ -66,7 +68,8 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { hello: Duration::from_secs(5), line: Duration::from_secs(30), write: Duration::from_secs(30) }
+        let seconds = Duration::from_secs;
+        Self { hello: seconds(5), idle: seconds(600), line: seconds(30), write: seconds(30) }
     }
 }
 
@@ -198,7 +201,7 @@ impl<H: Handler> Server<H> {
                 format!("user {} may not use the control socket; become root or join its group", peer.uid);
             return send(lines, &encode(&refusal(None, ErrorCode::Denied, message)));
         }
-        match lines.next(Some(patience.hello), patience.hello)? {
+        match lines.next(patience.hello, patience.hello)? {
             Line::Whole(line) => match greet(&line) {
                 Ok(hello) => send(lines, &encode(&hello))?,
                 Err(refused) => return send(lines, &encode(&refused)),
@@ -210,12 +213,13 @@ impl<H: Handler> Server<H> {
             }
         }
         loop {
-            match lines.next(None, patience.line)? {
+            match lines.next(patience.idle, patience.line)? {
                 Line::Whole(line) => send(lines, &encode(&self.answer(&line, peer)))?,
                 Line::TooLong => return send(lines, &encode(&too_long())),
                 Line::Late => {
                     let message =
-                        "the line did not end in time; send each call whole, ended by a newline".to_owned();
+                        "no call came in time, or it did not end; connect again, and send each call whole, ended by a newline"
+                            .to_owned();
                     return send(lines, &encode(&refusal(None, ErrorCode::BadRequest, message)));
                 }
             }
