@@ -1,6 +1,5 @@
 //! s2ds and s2ctl as programs: what they print, how they end, and that nothing of them stays.
 
-use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +11,12 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use bench::topology::{Family, Gateway, Netns, Place, Process, Workdir, find_binary};
-use forwarder::api::Reply;
+use control::client::Client;
+use forwarder::api::{Reply, Request, Stats};
 use forwarder::engine::DropReason;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recvmsg, send, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde_json::Value;
@@ -98,6 +97,18 @@ impl Node {
         );
         assert_eq!(self.interfaces(), before);
         assert_eq!(self.processes(), [0; 0], "processes are left");
+    }
+
+    /// The first packet of a connection of the flow.
+    fn datagram(&self) {
+        datagram(&self.host, "10.81.0.2:4000".parse().unwrap(), "10.81.0.1:7000".parse().unwrap());
+    }
+
+    fn stats(&self) -> Stats {
+        match Client::connect(self.socket()).unwrap().call(Request::Stats).unwrap() {
+            Reply::Stats { stats } => stats,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn interfaces(&self) -> String {
@@ -311,19 +322,21 @@ fn an_interrupt_stops_cleanly_and_closes_the_ledger() {
     private(|| {
         let node = Node::new();
         let mut process = node.ready();
-        datagram(&node.host, "10.81.0.2:4000".parse().unwrap(), "10.81.0.1:7000".parse().unwrap());
+        node.datagram();
+        eventually("a connection", || node.stats().connections == 1);
         process.signal(Signal::SIGINT).unwrap();
         let status = process.wait(PATIENCE).unwrap();
         let said = process.output().unwrap().stderr;
         assert_eq!(status.code(), Some(0), "{said}");
         let ledger = said.lines().last().unwrap();
-        let words: String = ledger.chars().map(|c| if c.is_ascii_digit() { ' ' } else { c }).collect();
-        let words: Vec<&str> = words.split_whitespace().collect();
-        let form = ["s2ds:", "received", "=", "sent", "+", "held", "+", "dropped", ";", "originated"];
-        assert_eq!(words, form, "{ledger}");
-        let numbers: Vec<u64> =
-            ledger.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).skip(1).collect();
-        assert_eq!(numbers[0], numbers[1] + numbers[2] + numbers[3], "{ledger}");
+        let words = ledger.replace(|c: char| c.is_ascii_digit(), "");
+        assert_eq!(words, "sds: received  = sent  + held  + dropped ; originated ", "{said}");
+        let numbers = ledger.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok());
+        // The first is of the program's name.
+        let [received, sent, held, dropped, _] = numbers.skip(1).collect::<Vec<_>>()[..] else {
+            panic!("{ledger}")
+        };
+        assert!(received > 0 && received == sent + held + dropped, "{ledger}");
         assert!(!node.socket().exists(), "the control socket was left behind");
     });
 }
@@ -369,8 +382,7 @@ impl Telemetry {
 
     fn read(&self) -> Value {
         let mut bytes = vec![0; 64 * 1024];
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let len = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, None, MsgFlags::empty()).unwrap().bytes;
+        let len = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()).unwrap();
         serde_json::from_slice(&bytes[..len]).unwrap()
     }
 
@@ -391,15 +403,17 @@ fn telemetry_answers_in_a_folder_of_its_own() {
         let flows = telemetry.ask("/scistream/flows");
         assert_eq!((&flows["echo_connections"], &flows["echo_to_target_packets"]), (&0.into(), &0.into()));
 
-        datagram(&node.host, "10.81.0.2:4000".parse().unwrap(), "10.81.0.1:7000".parse().unwrap());
+        node.datagram();
         eventually("the packet in the flow's telemetry", || {
             let flows = telemetry.ask("/scistream/flows");
             flows["echo_connections"] == 1 && flows["echo_to_target_packets"] == 1
         });
         // Ethernet, IPv4, UDP and five bytes, whether the link pads the frame or not.
         assert!(telemetry.ask("/scistream/flows")["echo_to_target_bytes"].as_u64().unwrap() >= 47);
-        let stats = telemetry.ask("/scistream/stats");
-        assert!(stats["received"].as_u64().unwrap() >= 1 && stats["connections"] == 1, "{stats}");
+        eventually("the connection in the telemetry of all", || {
+            let stats = telemetry.ask("/scistream/stats");
+            stats["received"].as_u64().unwrap() >= 1 && stats["connections"] == 1
+        });
         let drops = telemetry.ask("/scistream/drops");
         let named = |r: &DropReason| drops[r.name()].is_u64();
         assert!(DropReason::ALL.iter().all(named), "{drops}");
