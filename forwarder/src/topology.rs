@@ -27,13 +27,8 @@ pub struct Placement {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum PlacementError {
-    #[error("workers.cores: core {core} is not available to this process; available are {available}")]
-    NoSuchCore { core: usize, available: String },
-    #[error(
-        "port {port}: queues = {queues} is less than one for each of the {workers} workers; \
-         raise it, leave it out, or list fewer workers.cores"
-    )]
-    TooFewQueues { port: String, queues: u16, workers: usize },
+    #[error("{at}: workers.cores: core {core} is not available to this process; available are {available}")]
+    NoSuchCore { at: String, core: usize, available: String },
     #[error("the cores available to this process cannot be found out: {0}")]
     Unknown(String),
 }
@@ -41,7 +36,7 @@ pub enum PlacementError {
 /// Places the workers of a configuration on this machine.
 ///
 /// # Errors
-/// A listed core is not available, or a port has fewer queues than there are workers.
+/// A listed core is not available.
 pub fn place(config: &Config) -> Result<Placement, PlacementError> {
     let available = available_cores()?;
     let port_nodes: Vec<Option<i32>> = config.ports.iter().map(|p| device_node(&p.device)).collect();
@@ -49,7 +44,8 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
     let workers = match &config.workers.cores {
         Cores::List(cores) => {
             if let Some(core) = cores.iter().find(|c| !available.contains(c)) {
-                return Err(PlacementError::NoSuchCore { core: *core, available: list(&available) });
+                let at = config.workers.cores_at.clone();
+                return Err(PlacementError::NoSuchCore { at, core: *core, available: list(&available) });
             }
             cores.clone()
         }
@@ -66,15 +62,6 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
         notices.push(format!(
             "core {main} serves a worker and everything else: the worker will be interrupted; leave a core out of workers.cores"
         ));
-    }
-    for p in &config.ports {
-        if let Some(queues) = p.queues.filter(|q| usize::from(*q) < workers.len()) {
-            return Err(PlacementError::TooFewQueues {
-                port: p.name.clone(),
-                queues,
-                workers: workers.len(),
-            });
-        }
     }
     for (p, node) in config.ports.iter().zip(&port_nodes) {
         let Some(node) = node else { continue };
@@ -160,19 +147,6 @@ fn node_from_hwloc(core: usize) -> Option<i32> {
 mod tests {
     use super::*;
 
-    fn config(devices: &[&str], queues: Option<u16>) -> Config {
-        let mut text = String::new();
-        for (i, device) in devices.iter().enumerate() {
-            text += &format!(
-                "[[port]]\nname = \"p{i}\"\ndevice = \"{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n"
-            );
-            if let Some(q) = queues {
-                text += &format!("queues = {q}\n");
-            }
-        }
-        Config::parse(&text, "test").unwrap()
-    }
-
     #[test]
     fn auto_stays_near_the_device_and_leaves_a_core() {
         let node = |core: usize| Some(if core < 8 { 0 } else { 1 });
@@ -194,17 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn listed_cores_must_exist_and_have_queues() {
-        let mut c = config(&["af_packet:eth9"], Some(1));
-        c.workers.cores = Cores::List(vec![99_999]);
-        assert!(matches!(place(&c), Err(PlacementError::NoSuchCore { core: 99_999, .. })));
+    fn a_listed_core_must_exist() {
         let own = available_cores().unwrap();
-        if let [first, second, ..] = own[..] {
-            c.workers.cores = Cores::List(vec![first, second]);
-            let error = place(&c).unwrap_err().to_string();
-            assert!(error.contains("p0") && error.contains("queues = 1"), "{error}");
-        }
-        c.workers.cores = Cores::List(vec![own[0]]);
-        assert_eq!(place(&c).unwrap().workers, [own[0]]);
+        let with = |core: usize| {
+            let port = "[[port]]\nname = \"p\"\ndevice = \"af_packet:eth9\"\naddresses = [\"10.0.0.1/24\"]\n";
+            Config::parse(&format!("{port}[workers]\ncores = [{core}]"), "s2ds.toml").unwrap()
+        };
+        let error = place(&with(1023)).unwrap_err().to_string();
+        assert!(error.starts_with("s2ds.toml:6: workers.cores: core 1023 is not available"), "{error}");
+        assert_eq!(place(&with(own[0])).unwrap().workers, [own[0]]);
     }
 }

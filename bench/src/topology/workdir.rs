@@ -10,6 +10,8 @@ use nix::fcntl::{Flock, FlockArg};
 use super::TopologyError;
 
 const PREFIX: &str = "s2bench-";
+/// Names tried before giving up.
+const TRIES: u32 = 100;
 
 /// A directory under the system's temporary directory, mode 0700, removed on drop.
 ///
@@ -25,16 +27,23 @@ impl Workdir {
     pub fn new() -> Result<Workdir, TopologyError> {
         let parent = std::env::temp_dir();
         sweep(&parent);
-        let mut n = 0;
+        let mut n = 0u32;
         loop {
             let path = parent.join(format!("{PREFIX}{}-{n}", std::process::id()));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
                 Err(e) => return Err(TopologyError::io(format!("make the directory {}", path.display()))(e)),
-                Ok(()) => {
-                    let lock = lock(&path).map_err(TopologyError::io(format!("lock {}", path.display())))?;
-                    return Ok(Workdir { path, _lock: lock });
-                }
+                Ok(()) => match lock(&path) {
+                    Ok(lock) if path.join(".lock").exists() => return Ok(Workdir { path, _lock: lock }),
+                    // Another one's sweep came between making and locking, took it for left behind, and removed it.
+                    _ if n < TRIES => n += 1,
+                    Ok(_) => {
+                        return Err(TopologyError::io("keep a working directory")(
+                            io::ErrorKind::NotFound.into(),
+                        ));
+                    }
+                    Err(e) => return Err(TopologyError::io(format!("lock {}", path.display()))(e)),
+                },
             }
         }
     }

@@ -57,7 +57,7 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     if let Some(socket) = args.socket {
         config.service.socket = socket;
     }
-    let placement = topology::place(&config).map_err(|e| anyhow!("{}: {e}", args.config.display()))?;
+    let placement = topology::place(&config)?;
     if args.check {
         print!("{}", config.describe());
         print_placement(&placement);

@@ -139,7 +139,8 @@ fn workers(section: Section<'_>) -> WorkersConfig {
         _ => Err(format!("must be \"poll\" or \"adaptive\", not {word:?}")),
     });
     section.finish();
-    WorkersConfig { cores, idle: value_or(idle, Idle::Poll) }
+    let cores_at = section.file_and_line(&section.place_of("cores"));
+    WorkersConfig { cores, cores_at, idle: value_or(idle, Idle::Poll) }
 }
 
 /// True when all addresses of ports are sound, so that what refers to them can be judged.

@@ -119,6 +119,8 @@ pub struct NeighborConfig {
 pub struct WorkersConfig {
     /// One worker a core.
     pub cores: Cores,
+    /// Where `cores` stands, as `file:line`, for errors that only the machine can tell.
+    pub cores_at: String,
     /// What a worker does when no packet is there.
     pub idle: Idle,
 }

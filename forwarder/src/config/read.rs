@@ -37,8 +37,12 @@ impl<'t> Problems<'t> {
         Self { file, lines, found: RefCell::default() }
     }
 
+    fn line(&self, place: &Place) -> usize {
+        self.lines.partition_point(|start| *start <= place.offset)
+    }
+
     pub(super) fn add(&self, place: &Place, message: impl Into<String>) {
-        let line = self.lines.partition_point(|start| *start <= place.offset);
+        let line = self.line(place);
         let key = place.key.clone();
         self.found.borrow_mut().push(Problem {
             file: self.file.to_owned(),
@@ -78,6 +82,11 @@ impl<'d> Section<'d> {
     pub(super) fn fail(&self, place: &Place, message: impl Into<String>) {
         self.failed.borrow_mut().push(place.key.clone());
         self.problems.add(place, message);
+    }
+
+    /// A place as `file:line`.
+    pub(super) fn file_and_line(&self, place: &Place) -> String {
+        format!("{}:{}", self.problems.file, self.problems.line(place))
     }
 
     /// Place of a key of this table, present or not.
