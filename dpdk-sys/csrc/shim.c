@@ -37,11 +37,6 @@ unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsig
 	return rte_ring_dequeue_burst(ring, (void **)out, n, NULL);
 }
 
-uint16_t s2_pool_data_room(struct rte_mempool *pool)
-{
-	return rte_pktmbuf_data_room_size(pool);
-}
-
 uint64_t s2_rdtsc(void)
 {
 	return rte_rdtsc();

@@ -62,7 +62,6 @@ int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int 
 void s2_free(struct rte_mbuf *m);
 unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n);
 unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsigned int n);
-uint16_t s2_pool_data_room(struct rte_mempool *pool);
 
 uint64_t s2_rdtsc(void);
 int s2_errno(void);

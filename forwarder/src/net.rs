@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, PortConfig};
+use crate::config::{Config, PortConfig, is_edge};
 use crate::io::PortIndex;
 use crate::neighbor::PortL2;
 use crate::wire::eth::Mac;
@@ -91,12 +91,8 @@ impl Network {
 
     /// Is `address` the subnet's broadcast address on `port` (or its network address, which old hosts use for it)?
     pub fn is_subnet_broadcast(&self, port: PortIndex, address: Ipv4Addr) -> bool {
-        self.ports.get(usize::from(port)).is_some_and(|p| {
-            p.addresses.iter().any(|a| match a {
-                IpNet::V4(a) if a.prefix_len() < 31 => address == a.broadcast() || address == a.network(),
-                _ => false,
-            })
-        })
+        let on = |p: &PortNet| p.addresses.iter().any(|net| is_edge(*net, address.into()));
+        self.ports.get(usize::from(port)).is_some_and(on)
     }
 
     /// The addresses `port` may use towards `next_hop`: those in its subnet, or all of the family.

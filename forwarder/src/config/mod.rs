@@ -23,6 +23,7 @@ mod network;
 mod read;
 
 pub use device::{Device, DeviceError};
+pub(crate) use network::is_edge;
 pub use network::{FlowError, MAX_LEASE, Network, NextHop, validate_flow};
 
 /// Longest configuration read, in bytes; more is a mistake.

@@ -77,7 +77,7 @@ impl Network<'_> {
 
 /// Is `address` the network address of `net`, or its broadcast address? Prefixes of one or two addresses have neither
 /// (RFC 3021, RFC 6164); an IPv6 prefix has no broadcast, and its first address is the routers' anycast (RFC 4291 2.6.1).
-pub(super) fn is_edge(net: IpNet, address: IpAddr) -> bool {
+pub(crate) fn is_edge(net: IpNet, address: IpAddr) -> bool {
     match net {
         IpNet::V4(net) => net.prefix_len() < 31 && (address == net.network() || address == net.broadcast()),
         IpNet::V6(net) => net.prefix_len() < 127 && address == net.network(),

@@ -252,7 +252,6 @@ impl<B: PacketBuf> Engine<B> {
             return self.drop(edge, port, packet, DropReason::IpTruncated);
         };
         let rewritten = if lane.class == Class::V6 {
-            let conn = self.table.conn(found.conn());
             apply::ipv6(ip, direction, self.table.rewrite6(found), conn.rewrite_ports(direction), deltas)
         } else {
             let new = conn.rewrite4(direction);
