@@ -80,6 +80,8 @@ struct State {
     publisher: Publisher<FlowSet>,
     /// Never reused.
     next_id: u64,
+    /// Version given last.
+    last_version: u32,
     /// Slots nobody uses.
     free: Vec<u32>,
     /// Slots given up at an epoch that not every worker has reached: their counters may still move.
@@ -110,7 +112,14 @@ impl Gateway {
         devices: Vec<Box<dyn Device>>,
     ) -> Result<Self, ApiError> {
         let free = (0..config.limits.flows as u32).rev().collect();
-        let state = State { flows: BTreeMap::new(), publisher, next_id: 1, free, leaving: Vec::new() };
+        let state = State {
+            flows: BTreeMap::new(),
+            publisher,
+            next_id: 1,
+            last_version: 0,
+            free,
+            leaving: Vec::new(),
+        };
         let gateway =
             Self { net, workers, devices, state: Mutex::new(state), started: Instant::now(), config };
         {
@@ -165,7 +174,14 @@ impl Gateway {
                 format!("all {most} flow slots are in use; delete flows or raise limits.flows"),
             )
         })?;
-        let flow = Flow { id: state.next_id, slot, spec, state: FlowState::Active, shared: Arc::default() };
+        let flow = Flow {
+            id: state.next_id,
+            slot,
+            version: state.version(),
+            spec,
+            state: FlowState::Active,
+            shared: Arc::default(),
+        };
         state.next_id += 1;
         let entry = Entry {
             until: deadline(flow.spec.lease),
@@ -200,10 +216,11 @@ impl Gateway {
             }
             return added;
         }
+        let version = state.version();
         let entry = state.entry(&name)?;
         entry.until = deadline(spec.lease);
         entry.configured = false;
-        entry.flow = Arc::new(Flow { spec, state: FlowState::Active, ..(*old).clone() });
+        entry.flow = Arc::new(Flow { version, spec, state: FlowState::Active, ..(*old).clone() });
         Ok(())
     }
 
@@ -236,8 +253,8 @@ impl Gateway {
         };
         let flows = self.workers.iter().filter_map(|w| w.counters.flows.get(slot as usize));
         flows.fold(Totals::default(), |mut t, f: &FlowCounters| {
-            add(&mut t.to_target, &f.to_target);
-            add(&mut t.to_client, &f.to_client);
+            add(&mut t.to_target, &f.directions[0]);
+            add(&mut t.to_client, &f.directions[1]);
             t.admitted += f.admitted.get();
             t.refused += f.refused.get();
             t
@@ -546,6 +563,12 @@ impl State {
     fn publish(&mut self) -> u64 {
         let set = FlowSet::new(self.flows.values().map(|e| Arc::clone(&e.flow)));
         self.publisher.publish(set)
+    }
+
+    /// A version that no flow has; 0 is none.
+    fn version(&mut self) -> u32 {
+        self.last_version = self.last_version.wrapping_add(1).max(1);
+        self.last_version
     }
 
     fn entry(&mut self, name: &str) -> Result<&mut Entry, ApiError> {

@@ -6,54 +6,64 @@
 //! needed here: the address must equal a connection's, and that was checked at admission.
 #![forbid(unsafe_code)]
 
-use crate::flow::Found;
-use crate::flow::key::{self, KIND_V6};
-use crate::io::PortIndex;
+use super::Edge;
+use crate::counters::WorkerCounters;
+use crate::flow::key::{self, tag};
+use crate::flow::table::Hot;
+use crate::flow::{Found, HashKey, Millis};
+use crate::io::{PacketBuf, PacketIo, PortIndex};
+use crate::nat::apply;
+use crate::neighbor::Adjacency;
 use crate::wire::eth::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac};
-use crate::wire::{PROTO_TCP, PROTO_UDP};
+use crate::wire::{PROTO_TCP, PROTO_UDP, tcp};
 
-/// What the parser made of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// IPv4 with TCP or UDP.
-    V4,
-    /// IPv6 with TCP or UDP.
-    V6,
-    /// Anything else.
-    Slow,
-}
+/// Length of an Ethernet header without and with a VLAN tag: where the IP header begins.
+pub(super) const UNTAGGED: usize = 14;
+pub(super) const TAGGED: usize = 18;
 
 /// One packet of a burst on its way through the phases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lane {
-    pub(super) class: Class,
+    pub(super) hash: u64,
+    /// As [`crate::flow::table::Half::key`]; the second word is 0 when the parser did not let the packet through.
+    pub(super) key: [u64; 2],
+    /// Of the whole frame, in bytes.
+    pub(super) frame_len: u32,
+    pub(super) found: Found,
     /// TCP flags; 0 for UDP.
     pub(super) flags: u8,
-    /// Offset of the IP header.
-    pub(super) l3: u8,
-    /// IPv4 source and destination, [`key::Addrs::V4`].
-    pub(super) addrs: u64,
-    /// [`key::Key::rest`].
-    pub(super) rest: u64,
-    pub(super) hash: u64,
-    pub(super) found: Option<Found>,
 }
 
 impl Lane {
-    pub(super) const SLOW: Self =
-        Self { class: Class::Slow, flags: 0, l3: 0, addrs: 0, rest: 0, hash: 0, found: None };
+    pub(super) const SLOW: Self = Self { hash: 0, key: [0; 2], frame_len: 0, found: Found::NONE, flags: 0 };
+
+    /// Did the parser let it through?
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.key[1] != 0
+    }
+
+    /// [`key::Key::tag`].
+    #[inline(always)]
+    pub(super) fn tag(&self) -> u8 {
+        (self.key[1] >> 32) as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn is_v6(&self) -> bool {
+        self.tag() & tag::V6 != 0
+    }
 }
 
 /// What a frame's first 14 or 18 bytes must say to be ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expect {
-    port: PortIndex,
     /// Destination MAC, in the low 48 bits as it lies in the frame.
     mac: u64,
     /// VLAN id, when the port is tagged.
-    vlan: Option<u16>,
-    /// Offset of the IP header: 14 or 18.
-    l3: u8,
+    pub(super) vlan: Option<u16>,
+    /// Tag of keys of this port: IPv4, UDP.
+    tag: u8,
 }
 
 const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
@@ -62,115 +72,226 @@ impl Expect {
     pub(super) fn new(port: PortIndex, mac: Mac, vlan: Option<u16>) -> Self {
         let m = mac.0;
         let mac = u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0]);
-        Self { port, mac, vlan, l3: if vlan.is_some() { 18 } else { 14 } }
+        Self { mac, vlan, tag: tag::KEY | port }
     }
+}
+
+// Words at offsets that the compiler knows to be within the array; none of these can fail, or costs more than a load.
+
+#[inline(always)]
+fn bytes<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
+    b.get(at..).and_then(|b| b.first_chunk()).copied().unwrap_or([0; N])
 }
 
 #[inline(always)]
 fn be16(b: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([b[at], b[at + 1]])
+    u16::from_be_bytes(bytes(b, at))
 }
 
-/// Ones' complement sum of a 20-byte header is 0xffff when its checksum is right (RFC 1071).
+#[inline(always)]
+fn ne32(b: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(bytes(b, at))
+}
+
+#[inline(always)]
+fn ne64(b: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes(b, at))
+}
+
+/// Is the ones' complement sum of a 20-byte header 0xffff, as it is when its checksum is right (RFC 1071)?
 #[inline(always)]
 fn header_sum_ok(h: &[u8; 28]) -> bool {
-    let w = |at: usize| u64::from(u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]));
-    let sum = w(0) + w(4) + w(8) + w(12) + w(16);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+    // 2^16 is 1 modulo 0xffff, so the header taken as one long number has the same remainder as the sum of its words; and so
+    // have its 64-bit parts added with end-around carry. The header is not zero: it begins with 0x45.
+    let (sum, carry) = ne64(h, 0).overflowing_add(ne64(h, 8));
+    let (sum, carry) = sum.overflowing_add(u64::from(ne32(h, 16)) + u64::from(carry));
+    let sum = sum + u64::from(carry);
+    // A multiple of an odd number becomes its quotient when multiplied by the inverse, and nothing else becomes that small.
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
-/// Parses a frame. `head` is its first segment, `frame_len` its length over all segments.
-#[inline(always)]
-pub(super) fn parse(expect: &Expect, head: &[u8], frame_len: usize) -> Lane {
-    parse_ip(expect, head, frame_len).unwrap_or(Lane::SLOW)
-}
+/// The inverse of 0xffff modulo 2^64: -(1 + 2^16)(1 + 2^32).
+const INVERSE: u64 = (0x1_0001u64.wrapping_mul(0x1_0000_0001)).wrapping_neg();
+const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
 
+/// Parses a frame whose IP header begins at `L3`: fills in the lane but for `found`. `head` is the frame's first segment, `frame_len`
+/// its length over all segments.
 #[inline(always)]
-fn parse_ip(expect: &Expect, head: &[u8], frame_len: usize) -> Option<Lane> {
-    let eth = head.first_chunk::<18>()?;
-    let dst = u64::from_ne_bytes([eth[0], eth[1], eth[2], eth[3], eth[4], eth[5], eth[6], eth[7]]) & MAC_BITS;
-    if dst != expect.mac {
-        return None;
-    }
-    let ethertype = match expect.vlan {
-        None => be16(eth, 12),
-        Some(vlan) if be16(eth, 12) == ETHERTYPE_VLAN && be16(eth, 14) & 0xfff == vlan => be16(eth, 16),
-        Some(_) => return None,
-    };
-    let l3 = usize::from(expect.l3);
-    let packet = head.get(l3..)?;
-    let room = frame_len.checked_sub(l3)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => parse4(expect, packet, room),
-        ETHERTYPE_IPV6 => parse6(expect, packet, room),
-        _ => None,
+pub(super) fn parse<const L3: usize>(
+    lane: &mut Lane,
+    expect: &Expect,
+    hash: &HashKey,
+    head: &[u8],
+    frame_len: u32,
+) {
+    if fill::<L3>(lane, expect, hash, head, frame_len).is_none() {
+        lane.hash = 0;
+        lane.key[1] = 0;
     }
 }
 
 #[inline(always)]
-fn parse4(expect: &Expect, packet: &[u8], room: usize) -> Option<Lane> {
+fn fill<const L3: usize>(
+    lane: &mut Lane,
+    expect: &Expect,
+    hash: &HashKey,
+    head: &[u8],
+    frame_len: u32,
+) -> Option<()> {
+    // The shortest packet of all that pass: IPv4 and UDP headers.
+    let (eth, packet) = head.split_first_chunk::<L3>()?;
     let h = packet.first_chunk::<28>()?;
-    let total = be16(h, 2);
-    let plain = h[0] == 0x45 && be16(h, 6) & 0x3fff == 0 && h[8] > 1;
-    if !plain || usize::from(total) > room || !header_sum_ok(h) {
+    if ne64(eth, 0) & MAC_BITS != expect.mac {
         return None;
     }
-    let proto = h[9];
-    let flags = transport(packet, h, 20, proto, total.checked_sub(20)?)?;
-    let addrs = u64::from_ne_bytes([h[12], h[13], h[14], h[15], h[16], h[17], h[18], h[19]]);
-    let ports = u32::from_ne_bytes([h[20], h[21], h[22], h[23]]);
-    let rest = key::rest(ports, proto, expect.port);
-    Some(Lane { class: Class::V4, flags, l3: expect.l3, addrs, rest, hash: 0, found: None })
+    if L3 == TAGGED
+        && (be16(eth, 12) != ETHERTYPE_VLAN || expect.vlan.is_none_or(|vlan| be16(eth, 14) & 0xfff != vlan))
+    {
+        return None;
+    }
+    let ethertype = be16(eth, L3 - 2);
+    if ethertype == ETHERTYPE_IPV4 && h[0] == 0x45 {
+        let total = u32::from(be16(h, 2));
+        let not_fragment = be16(h, 6) & 0x3fff == 0;
+        let ports = ne32(h, 20);
+        let fits = total >= 28 && L3 as u32 + total <= frame_len;
+        if !not_fragment || h[8] <= 1 || !fits || !header_sum_ok(h) {
+            return None;
+        }
+        let protocol = transport::<20>(lane, packet, h[9], be16(h, 24), total - 20)?;
+        lane.key = [ne64(h, 12), key::rest(ports, expect.tag | protocol)];
+        lane.hash = hash.hash2(lane.key[0], lane.key[1]);
+    } else if ethertype == ETHERTYPE_IPV6 && h[0] >> 4 == 6 {
+        let h = packet.first_chunk::<48>()?;
+        let payload = u32::from(be16(h, 4));
+        if h[7] <= 1 || L3 as u32 + 40 + payload > frame_len {
+            return None;
+        }
+        let protocol = transport::<40>(lane, packet, h[6], be16(h, 44), payload)?;
+        // Over IPv6 a datagram has a checksum (RFC 8200 section 8.1).
+        if protocol == 0 && be16(h, 46) == 0 {
+            return None;
+        }
+        let (src, dst) = addrs6(h);
+        lane.key = [0, key::rest(ne32(h, 40), expect.tag | tag::V6 | protocol)];
+        lane.hash = hash.hash5(src, dst, lane.key[1]);
+    } else {
+        return None;
+    }
+    lane.frame_len = frame_len;
+    Some(())
 }
 
+/// Checks a transport header at offset `AT`, of `len` bytes with all that follows; `udp_len` is what its UDP length field would
+/// be. Fills in TCP's flags and returns the protocol's part of the tag.
 #[inline(always)]
-fn parse6(expect: &Expect, packet: &[u8], room: usize) -> Option<Lane> {
-    let h = packet.first_chunk::<48>()?;
-    let payload = be16(h, 4);
-    if h[0] >> 4 != 6 || h[7] <= 1 || usize::from(payload) + 40 > room {
-        return None;
+fn transport<const AT: usize>(
+    lane: &mut Lane,
+    packet: &[u8],
+    protocol: u8,
+    udp_len: u16,
+    len: u32,
+) -> Option<u8> {
+    if protocol == PROTO_UDP {
+        lane.flags = 0;
+        (udp_len >= 8 && u32::from(udp_len) <= len).then_some(0)
+    } else if protocol == PROTO_TCP {
+        // The whole fixed header must lie in the first segment: it is rewritten there.
+        let header = packet.get(AT..AT + tcp::HEADER)?;
+        let offset = u32::from(header[12] >> 4) * 4;
+        lane.flags = header[13];
+        (offset >= 20 && offset <= len).then_some(tag::TCP)
+    } else {
+        None
     }
-    let proto = h[6];
-    let flags = transport(packet, h, 40, proto, payload)?;
-    // Over IPv6 a datagram has a checksum (RFC 8200 section 8.1).
-    if proto == PROTO_UDP && be16(h, 46) == 0 {
-        return None;
-    }
-    let ports = u32::from_ne_bytes([h[40], h[41], h[42], h[43]]);
-    let rest = key::rest(ports, proto | KIND_V6, expect.port);
-    Some(Lane { class: Class::V6, flags, l3: expect.l3, addrs: 0, rest, hash: 0, found: None })
 }
 
-/// Checks a transport header of `len` bytes in all at offset `at`; `h` is the packet's start, with at least eight bytes of it.
-/// Returns TCP's flags, or 0.
+/// Source and destination of an IPv6 header.
 #[inline(always)]
-fn transport(packet: &[u8], h: &[u8], at: usize, proto: u8, len: u16) -> Option<u8> {
-    match proto {
-        PROTO_UDP => {
-            let udp_len = be16(h, at + 4);
-            (udp_len >= 8 && udp_len <= len).then_some(0)
-        }
-        PROTO_TCP => {
-            let offset = u16::from(*packet.get(at + 12)? >> 4) * 4;
-            // The whole fixed header must lie in the first segment: it is rewritten there.
-            let header = packet.get(at..at + 20)?;
-            (offset >= 20 && offset <= len).then_some(header[13])
-        }
-        _ => None,
-    }
+fn addrs6(h: &[u8; 48]) -> (u128, u128) {
+    let at = |i: usize| u128::from_ne_bytes(bytes(h, i));
+    (at(8), at(24))
 }
 
 /// The IPv6 addresses of a frame that `parse` let through.
 #[inline(always)]
-pub(super) fn addrs6(head: &[u8], l3: usize) -> (u128, u128) {
-    let Some(h) = head.get(l3..).and_then(|p| p.first_chunk::<40>()) else { return (0, 0) };
-    let at = |from: usize| {
-        let mut a = [0; 16];
-        a.copy_from_slice(&h[from..from + 16]);
-        u128::from_ne_bytes(a)
-    };
-    (at(8), at(24))
+pub(super) fn frame_addrs6<const L3: usize>(head: &[u8]) -> (u128, u128) {
+    head.get(L3..).and_then(|packet| packet.first_chunk()).map_or((0, 0), addrs6)
+}
+
+/// A packet that [`Relay::send`] did not send.
+pub(super) enum Unsent<B> {
+    /// It takes more than that; it is as it came.
+    Unusual(B),
+    /// The device takes no more.
+    TxFull(B),
+}
+
+/// What it takes to send packets of connections on their way, borrowed for a burst.
+pub(super) struct Relay<'a> {
+    pub(super) table: Hot<'a>,
+    /// [`crate::flow::FlowSet::versions`].
+    pub(super) versions: &'a [u32],
+    pub(super) adjacencies: &'a [Adjacency],
+    pub(super) counters: &'a WorkerCounters,
+    pub(super) now: Millis,
+}
+
+impl Relay<'_> {
+    /// Sends a packet on its way when all about it is usual: its connection is the candidate found, the flow has not changed, it
+    /// neither opens nor closes, its next hop is known and takes a header of the same length, and it is not too long. Else
+    /// gives it back as it came.
+    #[inline(always)]
+    pub(super) fn send<const L3: usize, IO: PacketIo>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        lane: &Lane,
+        mut packet: IO::Buf,
+    ) -> Result<(), Unsent<IO::Buf>> {
+        let found = lane.found;
+        let Some(half) = self.table.halves.get(found.index()) else { return Err(Unsent::Unusual(packet)) };
+        let same = half.key[0] == lane.key[0] && half.key[1] == lane.key[1];
+        if !same || lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+            return Err(Unsent::Unusual(packet));
+        }
+        let flow = half.flow as usize;
+        let Some(version) = self.versions.get(flow) else { return Err(Unsent::Unusual(packet)) };
+        let Some(counters) = self.counters.flows.get(flow) else { return Err(Unsent::Unusual(packet)) };
+        let Some(adjacency) = self.adjacencies.get(usize::from(half.next_hop)) else {
+            return Err(Unsent::Unusual(packet));
+        };
+        let limit = adjacency.in_place[if L3 == TAGGED { 1 } else { 0 }];
+        if *version != half.version || lane.frame_len > u32::from(limit) {
+            return Err(Unsent::Unusual(packet));
+        }
+        let is_tcp = lane.tag() & tag::TCP != 0;
+        let rewritten = if lane.is_v6() {
+            match self.table.rewrite6(found, frame_addrs6::<L3>(packet.head())) {
+                Some(new) => apply::ipv6::<L3>(packet.head_mut(), (new, half.new_ports), is_tcp, half.deltas),
+                None => false,
+            }
+        } else {
+            apply::ipv4::<L3>(packet.head_mut(), (half.new_addrs, half.new_ports), is_tcp, half.deltas)
+        };
+        if !rewritten || !write_header::<L3>(packet.head_mut(), &adjacency.l2) {
+            return Err(Unsent::Unusual(packet));
+        }
+        if let Some(half) = self.table.halves.get_mut(found.index()) {
+            half.count(lane.frame_len, self.now);
+        }
+        counters.directions[found.direction() as usize].add(1, lane.frame_len.into());
+        edge.send(self.counters, adjacency.port, lane.frame_len.into(), packet).map_err(Unsent::TxFull)
+    }
+}
+
+/// Writes an Ethernet header of 14 or 18 bytes by words that overlap. False when the frame is shorter.
+#[inline(always)]
+fn write_header<const L3: usize>(frame: &mut [u8], from: &[u8; 18]) -> bool {
+    let Some(to) = frame.first_chunk_mut::<L3>() else { return false };
+    to[..8].copy_from_slice(&from[..8]);
+    to[L3 - 8..].copy_from_slice(&from[L3 - 8..L3]);
+    if L3 == TAGGED {
+        to[8..10].copy_from_slice(&from[8..10]);
+    }
+    true
 }

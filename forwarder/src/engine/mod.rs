@@ -18,6 +18,7 @@ mod start;
 mod sweep;
 mod verdict;
 
+use std::io;
 use std::sync::Arc;
 
 pub use output::{Edge, Output};
@@ -37,7 +38,7 @@ use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
 use crate::net::Network;
 use crate::sync::Reader;
 use crate::wire::tcp;
-use fast::{Class, Expect, Lane};
+use fast::{Expect, Lane, TAGGED, UNTAGGED, Unsent};
 
 /// Most packets that wait for next hops to answer, and for any one of them.
 const PENDING: usize = 512;
@@ -65,6 +66,17 @@ pub struct Parts<B> {
     pub peers: Peers<B>,
 }
 
+/// What is known of a packet whose connection was found.
+struct Plain {
+    found: Found,
+    /// Offset of its IP header.
+    l3: u8,
+    /// Length of its IPv4 header.
+    header_len: u8,
+    /// TCP flags; 0 for UDP.
+    flags: u8,
+}
+
 /// A packet, rewritten but for its Ethernet header, that waits for its next hop's MAC address.
 struct Pending<B> {
     /// The connection it belongs to: goes with it.
@@ -81,8 +93,6 @@ struct Pending<B> {
 pub struct Engine<B> {
     net: Arc<Network>,
     flows: Reader<FlowSet>,
-    /// The low half of the flow set's epoch, as connections remember it.
-    epoch: u32,
     counters: Arc<WorkerCounters>,
     table: ConnTable,
     neighbors: NeighborTable,
@@ -106,12 +116,14 @@ pub struct Engine<B> {
 
 impl<B: PacketBuf> Engine<B> {
     /// Allocates everything the engine will ever use.
-    pub fn new(parts: Parts<B>) -> Self {
+    ///
+    /// # Errors
+    /// The system does not give the memory.
+    pub fn new(parts: Parts<B>) -> io::Result<Self> {
         let expect = (0..).zip(&parts.net.ports).map(|(i, p)| Expect::new(i, p.mac, p.vlan)).collect();
         let ports_l2 = parts.net.ports_l2();
-        Self {
-            epoch: parts.flows.epoch() as u32,
-            table: ConnTable::new(parts.connections, parts.hash),
+        Ok(Self {
+            table: ConnTable::new(parts.connections, parts.hash)?,
             net: parts.net,
             flows: parts.flows,
             counters: parts.counters,
@@ -130,7 +142,12 @@ impl<B: PacketBuf> Engine<B> {
             neighbors_ticked: 0,
             echo_tokens: 0,
             echo_refilled: 0,
-        }
+        })
+    }
+
+    /// Takes all memory from the system, near the processor that calls: the worker's, before its first packet.
+    pub fn populate(&self) {
+        self.table.populate();
     }
 
     /// Passes a burst that arrived at `port` through the engine; `burst` is empty afterwards.
@@ -141,142 +158,133 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) {
-        let n = burst.len();
-        let expect = self.expect[usize::from(port)];
+        match self.expect[usize::from(port)].vlan {
+            None => self.process_at::<UNTAGGED, IO>(edge, port, burst),
+            Some(_) => self.process_at::<TAGGED, IO>(edge, port, burst),
+        }
+    }
+
+    #[inline]
+    fn process_at<const L3: usize, IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
         for packet in burst.iter() {
             packet.prefetch();
         }
+        let expect = self.expect[usize::from(port)];
+        let table = self.table.hot();
         let mut bytes = 0;
         for (lane, packet) in self.lanes.iter_mut().zip(burst.iter()) {
-            bytes += packet.frame_len() as u64;
-            *lane = fast::parse(&expect, packet.head(), packet.frame_len());
-            lane.hash = match lane.class {
-                Class::V4 => self.table.hash4(lane.addrs, lane.rest),
-                Class::V6 => {
-                    let (src, dst) = fast::addrs6(packet.head(), usize::from(lane.l3));
-                    self.table.hash6(src, dst, lane.rest)
-                }
-                Class::Slow => continue,
-            };
-            self.table.prefetch_bucket(lane.hash);
+            let frame_len = packet.frame_len() as u32;
+            bytes += u64::from(frame_len);
+            fast::parse::<L3>(lane, &expect, &table.hash, packet.head(), frame_len);
+            table.prefetch_bucket(lane.hash);
         }
-        self.counters.queues[usize::from(port)].rx.add(n as u64, bytes);
-        for lane in &mut self.lanes[..n] {
-            lane.found = match lane.class {
-                Class::V4 => self.table.candidate(lane.hash),
-                Class::V6 => self.table.candidate(lane.hash).inspect(|found| self.table.prefetch6(*found)),
-                Class::Slow => None,
-            };
+        self.counters.queues[usize::from(port)].rx.add(burst.len() as u64, bytes);
+        for lane in &mut self.lanes[..burst.len()] {
+            lane.found = table.candidate(lane.hash);
+            if lane.is_v6() {
+                table.prefetch6(lane.found);
+            }
         }
-        for (i, packet) in burst.take().into_iter().enumerate() {
-            let lane = self.lanes[i];
-            let verified = lane.found.filter(|found| match lane.class {
-                Class::V4 => self.table.conn(found.conn()).matches4(found.direction(), lane.addrs, lane.rest),
-                Class::V6 => {
-                    let (src, dst) = fast::addrs6(packet.head(), usize::from(lane.l3));
-                    self.table.matches6(*found, src, dst, lane.rest)
+        let mut packets = burst.take().into_iter();
+        let mut next = 0;
+        loop {
+            let mut relay = fast::Relay {
+                table: self.table.hot(),
+                versions: self.flows.versions(),
+                adjacencies: self.neighbors.adjacencies(),
+                counters: &self.counters,
+                now: self.now,
+            };
+            let mut unsent = None;
+            for (lane, packet) in self.lanes[next..].iter().zip(packets.by_ref()) {
+                next += 1;
+                if let Err(it) = relay.send::<L3, _>(edge, lane, packet) {
+                    unsent = Some(it);
+                    break;
                 }
-                Class::Slow => false,
-            });
-            let verified = verified.or_else(|| self.find_elsewhere(&lane, &packet));
-            match verified {
-                Some(found) if self.table.conn(found.conn()).epoch == self.epoch => {
-                    self.relay(edge, port, &lane, IP4_HEADER, found, packet);
-                }
-                _ => self.slow(edge, port, packet),
+            }
+            match unsent {
+                None => break,
+                Some(Unsent::Unusual(packet)) => self.unusual::<L3, _>(edge, port, next - 1, packet),
+                Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
         self.free_dropped(edge);
     }
 
-    /// Finds a connection that is not the first candidate of its home bucket: one signature in 65,536, and those that had to
-    /// move to their alternate bucket.
+    /// A packet that could not be sent on without more ado, at its place in the burst.
     #[cold]
-    fn find_elsewhere(&self, lane: &Lane, packet: &B) -> Option<Found> {
-        let addrs = match lane.class {
-            Class::V4 => Addrs::V4(lane.addrs),
-            Class::V6 => {
-                let (src, dst) = fast::addrs6(packet.head(), usize::from(lane.l3));
-                Addrs::V6(src, dst)
-            }
-            Class::Slow => return None,
+    fn unusual<const L3: usize, IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        lane: usize,
+        packet: B,
+    ) {
+        let lane = self.lanes[lane];
+        if !lane.is_plain() {
+            return self.slow(edge, port, packet);
+        }
+        let addrs = if lane.is_v6() {
+            let (src, dst) = fast::frame_addrs6::<L3>(packet.head());
+            Addrs::V6(src, dst)
+        } else {
+            Addrs::V4(lane.key[0])
         };
-        self.table.find_hashed(lane.hash, &Key { addrs, rest: lane.rest })
+        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag() };
+        match self.table.find_hashed(lane.hash, &key) {
+            Some(found) if self.still_allowed(found.conn()) => {
+                let plain = Plain { found, l3: L3 as u8, header_len: IP4_HEADER as u8, flags: lane.flags };
+                self.relay(edge, port, &plain, packet);
+            }
+            _ => self.slow(edge, port, packet),
+        }
     }
 
     /// Sends a packet of a connection on its way: checks, rewrite, counters, Ethernet header, batch.
-    ///
-    /// `header_len` is the IPv4 header's; the fast path passes a constant.
-    #[inline(always)]
     fn relay<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
-        lane: &Lane,
-        header_len: usize,
-        found: Found,
+        plain: &Plain,
         mut packet: B,
     ) {
-        let direction = found.direction();
-        if lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-            && let Err(reason) = self.note_flags(found, lane.flags)
+        let found = plain.found;
+        if plain.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+            && let Err(reason) = self.note_flags(found, plain.flags)
         {
             return self.drop(edge, port, packet, reason);
         }
-        let conn = self.table.conn(found.conn());
-        let (next_hop, flow, deltas) = (conn.next_hop[direction as usize], conn.flow, conn.deltas);
-        let adjacency = self.neighbors.adjacency(next_hop);
         let frame_len = packet.frame_len() as u32;
-        let l3 = usize::from(lane.l3);
+        let l3 = usize::from(plain.l3);
+        let half = *self.table.half(found);
         // The frame counts, not what the IP header says: what lies behind the packet is sent along with it.
-        if frame_len > u32::from(lane.l3) + u32::from(adjacency.mtu) {
+        if frame_len > u32::from(plain.l3) + u32::from(self.neighbors.adjacency(half.next_hop).mtu) {
             return self.drop(edge, port, packet, DropReason::TooBig);
         }
-        let head = packet.head_mut();
-        // The Ethernet header first: for most packets it takes exactly the old one's place.
-        let l2_len = usize::from(adjacency.l2_len);
-        let in_place = adjacency.valid && l2_len == l3;
-        if in_place {
-            if l3 == 14 {
-                if let (Some(to), Some(from)) =
-                    (head.first_chunk_mut::<14>(), adjacency.l2.first_chunk::<14>())
-                {
-                    *to = *from;
-                }
-            } else if let Some(to) = head.first_chunk_mut::<18>() {
-                *to = adjacency.l2;
-            }
-        }
-        let out_port = adjacency.port;
-        let Some(ip) = head.get_mut(l3..) else {
+        let Some(ip) = packet.head_mut().get_mut(l3..) else {
             return self.drop(edge, port, packet, DropReason::IpTruncated);
         };
-        let rewritten = if lane.class == Class::V6 {
-            apply::ipv6(ip, direction, self.table.rewrite6(found), conn.rewrite_ports(direction), deltas)
+        let rewritten = if half.is_v6() {
+            let new = (self.table.new_addrs6(found), half.new_ports);
+            apply::ipv6::<0>(ip, new, half.is_tcp(), half.deltas)
         } else {
-            let new = conn.rewrite4(direction);
-            if header_len == IP4_HEADER {
-                apply::ipv4(ip, direction, new, deltas)
-            } else {
-                apply::ipv4_with_options(ip, header_len, direction, new, deltas)
-            }
+            let new = (half.new_addrs, half.new_ports);
+            apply::ipv4_with_options(ip, plain.header_len.into(), new, !half.is_tcp(), half.deltas)
         };
         if !rewritten {
             return self.drop(edge, port, packet, DropReason::L4Truncated);
         }
-        self.table.conn_mut(found.conn()).last_seen = self.now;
-        self.table.count(found, frame_len);
-        let counters = &self.counters.flows[flow as usize];
-        match direction {
-            Direction::ToTarget => counters.to_target.add(1, frame_len.into()),
-            Direction::ToClient => counters.to_client.add(1, frame_len.into()),
-        }
-        if !in_place {
-            return self.send_cold(edge, Pending { conn: found.conn(), next_hop, l3: lane.l3, port, packet });
-        }
-        if let Err(packet) = edge.send(&self.counters, out_port, packet) {
-            self.drop(edge, port, packet, DropReason::TxFull);
-        }
+        self.table.half_mut(found).count(frame_len, self.now);
+        let counters = &self.counters.flows[half.flow as usize];
+        counters.directions[found.direction() as usize].add(1, frame_len.into());
+        let next_hop = half.next_hop;
+        self.send_out(edge, Pending { conn: found.conn(), next_hop, l3: plain.l3, port, packet });
     }
 
     /// A SYN, FIN or RST of a connection. Refuses combinations that no sender makes, they probe firewalls, and the reuse of
@@ -287,11 +295,12 @@ impl<B: PacketBuf> Engine<B> {
             return Err(DropReason::TcpMalformed);
         }
         let from_client = found.direction() == Direction::ToTarget;
-        let conn = self.table.conn_mut(found.conn());
+        let (slot, _) = self.table.flow(found.conn());
+        let conn = self.table.cold_mut(found.conn());
         let first = flags & tcp::SYN != 0 && from_client && flags & tcp::ACK == 0;
         if first && !conn.established() && conn.seen != seen::CLIENT_SYN {
             // The client uses its port again: a new connection over the same mapping.
-            if let Some(flow) = self.flows.slot(conn.flow).filter(|f| f.state == FlowState::Draining) {
+            if let Some(flow) = self.flows.slot(slot).filter(|f| f.state == FlowState::Draining) {
                 self.counters.flows[flow.slot as usize].refused.add(1);
                 return Err(DropReason::FlowDraining);
             }
@@ -311,9 +320,8 @@ impl<B: PacketBuf> Engine<B> {
         Ok(())
     }
 
-    /// Gives a packet its Ethernet header when that differs in length from the old one, or queues it until the next hop answers.
-    #[cold]
-    fn send_cold<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, mut pending: Pending<B>) {
+    /// Gives a packet its Ethernet header and puts it in the batch of its port, or queues it until the next hop answers.
+    fn send_out<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, mut pending: Pending<B>) {
         let adjacency = *self.neighbors.adjacency(pending.next_hop);
         if !adjacency.valid {
             return self.await_neighbor(edge, pending);
@@ -326,7 +334,8 @@ impl<B: PacketBuf> Engine<B> {
             (true, Some(to), Some(from)) => to.copy_from_slice(from),
             _ => return self.drop(edge, pending.port, pending.packet, DropReason::NoHeadroom),
         }
-        if let Err(packet) = edge.send(&self.counters, adjacency.port, pending.packet) {
+        let bytes = pending.packet.frame_len() as u64;
+        if let Err(packet) = edge.send(&self.counters, adjacency.port, bytes, pending.packet) {
             self.drop(edge, pending.port, packet, DropReason::TxFull);
         }
     }
@@ -361,12 +370,11 @@ impl<B: PacketBuf> Engine<B> {
         self.now = now;
     }
 
-    /// Takes the newest flows when there are any. Connections notice one by one, when they next see a packet or the sweep.
+    /// Takes the newest flows when there are any. Connections of flows that changed notice one by one, when they next see a packet
+    /// or the sweep.
     #[inline]
     pub fn refresh_flows(&mut self) {
-        if self.flows.refresh() {
-            self.epoch = self.flows.epoch() as u32;
-        }
+        self.flows.refresh();
     }
 
     /// Counters of this engine's worker.

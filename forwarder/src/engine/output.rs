@@ -46,20 +46,37 @@ pub struct Edge<'a, IO: PacketIo> {
 }
 
 impl<IO: PacketIo> Edge<'_, IO> {
-    /// Puts a packet behind the others of a port. When the batch is full and the device takes nothing, gives it back.
+    /// Puts a packet of a known length in bytes behind the others of a port. When the batch is full and the device takes nothing,
+    /// gives it back.
     #[inline(always)]
     pub(super) fn send(
         &mut self,
         counters: &WorkerCounters,
         port: PortIndex,
+        bytes: u64,
         packet: IO::Buf,
     ) -> Result<(), IO::Buf> {
-        let index = usize::from(port);
-        if self.out.batches[index].packets.is_full() {
-            self.flush_port(counters, port);
+        let Some(batch) = self.out.batches.get_mut(usize::from(port)) else { return Err(packet) };
+        match batch.packets.try_push(packet) {
+            Ok(()) => {
+                batch.bytes += bytes;
+                Ok(())
+            }
+            Err(full) => self.send_full(counters, port, bytes, full.element()),
         }
-        let batch = &mut self.out.batches[index];
-        let bytes = packet.frame_len() as u64;
+    }
+
+    /// Makes room by offering the batch to its device, and tries again.
+    #[cold]
+    fn send_full(
+        &mut self,
+        counters: &WorkerCounters,
+        port: PortIndex,
+        bytes: u64,
+        packet: IO::Buf,
+    ) -> Result<(), IO::Buf> {
+        self.flush_port(counters, port);
+        let batch = &mut self.out.batches[usize::from(port)];
         batch.packets.try_push(packet).map_err(|full| full.element())?;
         batch.bytes += bytes;
         Ok(())

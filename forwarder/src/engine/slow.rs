@@ -5,9 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::admit::{self, Admission};
-use super::fast::{Class, Lane};
 use super::peers::News;
-use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending};
+use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending, Plain};
 use crate::api::Proto;
 use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Found, Tuple};
@@ -236,9 +235,8 @@ impl<B: PacketBuf> Engine<B> {
                 }
             }
         };
-        let class = if t.tuple.src.is_ipv4() { Class::V4 } else { Class::V6 };
-        let lane = Lane { class, flags: t.flags, l3: frame.l3 as u8, ..Lane::SLOW };
-        self.relay(edge, port, &lane, t.header_len, found, packet);
+        let plain = Plain { found, l3: frame.l3 as u8, header_len: t.header_len as u8, flags: t.flags };
+        self.relay(edge, port, &plain, packet);
     }
 
     /// Opens a connection for its first packet.
@@ -305,18 +303,13 @@ impl<B: PacketBuf> Engine<B> {
             target: flow.spec.target,
             arrives: [t.tuple.port, out_port],
         };
-        let Ok(n) = self.table.insert(&endpoints, flow.id, self.now) else {
+        let Ok(n) = self.table.insert(&endpoints, flow, [hop_target, hop_client], self.now) else {
             self.neighbors.release(hop_target);
             self.neighbors.release(hop_client);
             return Err(DropReason::ConnTableFull);
         };
-        let epoch = self.epoch;
-        let conn = self.table.conn_mut(n);
-        conn.next_hop = [hop_target, hop_client];
-        conn.flow = flow.slot;
-        conn.epoch = epoch;
         if t.tuple.proto == Proto::Tcp {
-            conn.seen = seen::CLIENT_SYN;
+            self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
         Ok(())
     }
@@ -356,7 +349,7 @@ impl<B: PacketBuf> Engine<B> {
             Wanted::Failed => {
                 return self.drop(edge, pending.port, pending.packet, DropReason::NeighborFailed);
             }
-            Wanted::Ready => return self.send_cold(edge, pending),
+            Wanted::Ready => return self.send_out(edge, pending),
             Wanted::Solicit(solicit) => self.solicit(edge, &solicit),
             Wanted::Wait => {}
         }
@@ -376,7 +369,7 @@ impl<B: PacketBuf> Engine<B> {
                 i += 1;
             } else if self.still_allowed(conn) {
                 let pending = self.pending.remove(i);
-                self.send_cold(edge, pending);
+                self.send_out(edge, pending);
             } else {
                 // Its flow went while it waited; it goes with its connection.
                 self.remove(conn);
@@ -399,7 +392,7 @@ impl<B: PacketBuf> Engine<B> {
         }
         let written = solicit.write(packet.head_mut(), &self.ports_l2[usize::from(solicit.port)], source);
         let Ok(len) = written else { return };
-        if packet.resize(len) && edge.send(&self.counters, solicit.port, packet).is_ok() {
+        if packet.resize(len) && edge.send(&self.counters, solicit.port, len as u64, packet).is_ok() {
             self.counters.originated.add(1);
         }
     }
@@ -444,7 +437,8 @@ impl<B: PacketBuf> Engine<B> {
         if sent.is_none() {
             return self.drop(edge, port, packet, reason);
         }
-        if let Err(packet) = edge.send(&self.counters, port, packet) {
+        let bytes = packet.frame_len() as u64;
+        if let Err(packet) = edge.send(&self.counters, port, bytes, packet) {
             self.drop(edge, port, packet, DropReason::TxFull);
         }
     }
@@ -500,7 +494,8 @@ impl<B: PacketBuf> Engine<B> {
         if answered.is_none() {
             return self.drop(edge, port, packet, DropReason::IcmpMalformed);
         }
-        if let Err(packet) = edge.send(&self.counters, port, packet) {
+        let bytes = packet.frame_len() as u64;
+        if let Err(packet) = edge.send(&self.counters, port, bytes, packet) {
             self.drop(edge, port, packet, DropReason::TxFull);
         }
     }

@@ -46,13 +46,14 @@ pub fn engines<B: PacketBuf>(
                 ));
             }
         }
-        Ok(Engine::new(Parts {
+        let connections = config.limits.connections;
+        Engine::new(Parts {
             net: Arc::clone(net),
             flows,
             counters: Arc::new(WorkerCounters::new(net.ports.len(), config.limits.flows)),
             neighbors,
             ports: SourcePorts::new(&config.limits.source_ports, worker, workers, seed()),
-            connections: config.limits.connections,
+            connections,
             hash,
             timeouts: Timeouts {
                 udp: config.timers.udp * 1000,
@@ -60,7 +61,8 @@ pub fn engines<B: PacketBuf>(
                 tcp_transitory: config.timers.tcp_transitory * 1000,
             },
             peers,
-        }))
+        })
+        .map_err(|e| anyhow!("no memory for limits.connections = {connections} ({e}); lower it"))
     });
     Ok((publisher, engines.collect::<Result<_>>()?))
 }

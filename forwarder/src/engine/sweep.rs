@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::{Edge, Engine};
 use crate::engine::DropReason;
-use crate::flow::table::Endpoints;
+use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Direction, Found, Key, Millis};
 use crate::io::{PacketBuf, PacketIo};
 use crate::neighbor::{Solicit, Wanted};
@@ -86,39 +86,39 @@ impl<B: PacketBuf> Engine<B> {
 
     /// Has a connection been silent too long?
     pub(super) fn expired(&self, n: u32) -> bool {
-        let conn = self.table.conn(n);
-        let timeout = match (conn.is_tcp(), conn.established()) {
+        let timeout = match (self.table.is_tcp(n), self.table.cold(n).established()) {
             (false, _) => self.timeouts.udp,
             (true, true) => self.timeouts.tcp_established,
             (true, false) => self.timeouts.tcp_transitory,
         };
-        self.now.wrapping_sub(conn.last_seen) >= timeout
+        self.table.idle(n, self.now) >= timeout
     }
 
     /// Checks a connection against the flows of today: is its flow there still, and its client still allowed?
     pub(super) fn still_allowed(&mut self, n: u32) -> bool {
-        if self.table.conn(n).epoch == self.epoch {
+        let (slot, version) = self.table.flow(n);
+        if self.flows.versions().get(slot as usize) == Some(&version) {
             return true;
         }
-        let id = self.table.cold(n).flow_id;
-        let allowed = self
-            .flows
-            .slot(self.table.conn(n).flow)
-            .is_some_and(|flow| flow.id == id && flow.allows(self.table.endpoints(n).client.ip()));
+        let Some(flow) = self.flows.slot(slot) else { return false };
+        let allowed =
+            flow.id == self.table.cold(n).flow_id && flow.allows(self.table.endpoints(n).client.ip());
         if allowed {
-            self.table.conn_mut(n).epoch = self.epoch;
+            for direction in Direction::BOTH {
+                self.table.half_mut(Found::of(n, direction)).version = flow.version;
+            }
         }
         allowed
     }
 
     /// Removes a connection and gives back what it held.
     pub(super) fn remove(&mut self, n: u32) {
-        let (slot, id) = (self.table.conn(n).flow, self.table.cold(n).flow_id);
+        let ((slot, _), id) = (self.table.flow(n), self.table.cold(n).flow_id);
         if let Some(flow) = self.flows.slot(slot).filter(|flow| flow.id == id) {
             flow.shared.connections.give();
         }
-        for next_hop in self.table.conn(n).next_hop {
-            self.neighbors.release(next_hop);
+        for direction in Direction::BOTH {
+            self.neighbors.release(self.table.half(Found::of(n, direction)).next_hop);
         }
         // What waits for a next hop goes with its connection: a deleted flow stops at once, and the next hop's place in the
         // table may be another's from now on.
@@ -191,23 +191,20 @@ impl<B: PacketBuf> Engine<B> {
     }
 
     fn row(&self, n: u32) -> ConnRow {
-        let conn = self.table.conn(n);
-        let endpoints = self.table.endpoints(n);
-        let state = if !conn.is_tcp() || conn.established() {
+        let cold = self.table.cold(n);
+        let state = if !self.table.is_tcp(n) || cold.established() {
             "established"
-        } else if conn.seen & !(crate::flow::table::seen::CLIENT_SYN | crate::flow::table::seen::TARGET_SYN)
-            == 0
-        {
+        } else if cold.seen & !(seen::CLIENT_SYN | seen::TARGET_SYN) == 0 {
             "opening"
         } else {
             "closing"
         };
         ConnRow {
-            flow_id: self.table.cold(n).flow_id,
-            endpoints,
+            flow_id: cold.flow_id,
+            endpoints: self.table.endpoints(n),
             state,
-            age: self.now.wrapping_sub(self.table.cold(n).created),
-            idle: self.now.wrapping_sub(conn.last_seen),
+            age: self.now.wrapping_sub(cold.created),
+            idle: self.table.idle(n, self.now),
             counts: [self.table.counts(n, Direction::ToTarget), self.table.counts(n, Direction::ToClient)],
         }
     }

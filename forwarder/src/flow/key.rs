@@ -7,11 +7,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::api::Proto;
-use crate::io::PortIndex;
-use crate::wire::{PROTO_TCP, PROTO_UDP};
+use crate::io::{MAX_PORTS, PortIndex};
 
-/// Marks IPv6 in a [`Key`]'s kind.
-pub const KIND_V6: u8 = 0x80;
+/// Bits of a [`Key`]'s tag; the low four are the port of arrival.
+pub mod tag {
+    /// IPv6.
+    pub const V6: u8 = 0x80;
+    /// TCP; UDP without it.
+    pub const TCP: u8 = 0x40;
+    /// Set in every tag, so that 0 is none.
+    pub const KEY: u8 = 0x20;
+    /// The bits of the port of arrival.
+    pub const PORT: u8 = 0xf;
+}
+
+const _: () = assert!(MAX_PORTS <= tag::PORT as usize + 1);
 
 /// Addresses, as they lie in the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +37,16 @@ pub enum Addrs {
 pub struct Key {
     /// Source and destination address.
     pub addrs: Addrs,
-    /// Source port (bits 0-15), destination port (16-31), kind (32-39: protocol, `KIND_V6`), port of arrival (40-47).
-    pub rest: u64,
+    /// Source port (low half) and destination port: the first four bytes of the transport header.
+    pub ports: u32,
+    /// Family, protocol and port of arrival, [`tag`].
+    pub tag: u8,
 }
 
-/// Builds [`Key::rest`] from the first four bytes of the transport header.
+/// What the hash takes beside the addresses.
 #[inline(always)]
-pub fn rest(ports: u32, kind: u8, port: PortIndex) -> u64 {
-    u64::from(ports) | u64::from(kind) << 32 | u64::from(port) << 40
+pub fn rest(ports: u32, tag: u8) -> u64 {
+    u64::from(ports) | u64::from(tag) << 32
 }
 
 /// A packet's 5-tuple and its port of arrival, in the standard library's types. For the slow path.
@@ -48,14 +60,6 @@ pub struct Tuple {
     pub src: SocketAddr,
     /// Destination; of the source's family.
     pub dst: SocketAddr,
-}
-
-/// The protocol number in IP headers.
-pub fn number(proto: Proto) -> u8 {
-    match proto {
-        Proto::Tcp => PROTO_TCP,
-        Proto::Udp => PROTO_UDP,
-    }
 }
 
 /// An IPv4 address as a packet's word.
@@ -88,10 +92,14 @@ impl Tuple {
     pub fn key(&self) -> Option<Key> {
         let (addrs, family) = match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(s), IpAddr::V4(d)) => (Addrs::V4(u64::from(word4(s)) | u64::from(word4(d)) << 32), 0),
-            (IpAddr::V6(s), IpAddr::V6(d)) => (Addrs::V6(word16(s), word16(d)), KIND_V6),
+            (IpAddr::V6(s), IpAddr::V6(d)) => (Addrs::V6(word16(s), word16(d)), tag::V6),
             _ => return None,
         };
+        let protocol = match self.proto {
+            Proto::Tcp => tag::TCP,
+            Proto::Udp => 0,
+        };
         let ports = u32::from(word2(self.src.port())) | u32::from(word2(self.dst.port())) << 16;
-        Some(Key { addrs, rest: rest(ports, number(self.proto) | family, self.port) })
+        Some(Key { addrs, ports, tag: tag::KEY | family | protocol | self.port })
     }
 }

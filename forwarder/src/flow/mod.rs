@@ -3,6 +3,7 @@
 
 mod hash;
 pub mod key;
+mod pages;
 mod ports;
 pub mod set;
 pub mod table;

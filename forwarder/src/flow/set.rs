@@ -1,7 +1,8 @@
 //! The published flows: an immutable value the workers read.
 //!
 //! Every flow has a slot, a small number that indexes counters and is kept by its connections, and an id that is never used
-//! again. A connection remembers both: when the set changes it finds its slot, compares the id, and is cut when they differ.
+//! again. Its version changes whenever what it lets through may have changed. A connection remembers all three: while the
+//! version in its slot is the one it knows, nothing has to be asked; else it is checked again, and cut when the id differs.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,8 @@ pub struct Flow {
     pub id: u64,
     /// Index of its counters.
     pub slot: u32,
+    /// Changes whenever what the flow lets through may have changed; differs among all flows and is never 0.
+    pub version: u32,
     /// As installed.
     pub spec: FlowSpec,
     /// Whether it admits.
@@ -43,10 +46,8 @@ impl Flow {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct FlowCounters {
-    /// Client to target.
-    pub to_target: CountPair,
-    /// Target to client.
-    pub to_client: CountPair,
+    /// Client to target, target to client: by [`super::Direction`].
+    pub directions: [CountPair; 2],
     /// Connections admitted.
     pub admitted: Counter,
     /// Attempts refused.
@@ -75,6 +76,8 @@ impl CountPair {
 #[derive(Debug, Clone, Default)]
 pub struct FlowSet {
     slots: Vec<Option<Arc<Flow>>>,
+    /// Versions of the flows in `slots`, 0 where there is none: what the fast path reads.
+    versions: Vec<u32>,
     /// Open addressing over slots, at most half full; `EMPTY` marks a free place.
     index: Vec<u32>,
 }
@@ -101,7 +104,14 @@ impl FlowSet {
             let mask = index.len() - 1;
             index[place & mask] = flow.slot;
         }
-        Self { slots, index }
+        let versions = slots.iter().map(|slot| slot.as_ref().map_or(0, |flow| flow.version)).collect();
+        Self { slots, versions, index }
+    }
+
+    /// Versions of the flows by slot, 0 where there is none.
+    #[inline(always)]
+    pub fn versions(&self) -> &[u32] {
+        &self.versions
     }
 
     /// The flow that listens on an address.
@@ -161,6 +171,7 @@ mod tests {
             Arc::new(Flow {
                 id: n.into(),
                 slot: u32::from(n) * 2,
+                version: u32::from(n) + 1,
                 spec: spec(n + 1, Proto::Tcp),
                 state: FlowState::Active,
                 shared: Arc::default(),

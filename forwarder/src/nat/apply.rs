@@ -5,35 +5,31 @@
 #![forbid(unsafe_code)]
 
 use super::plan::Deltas;
-use crate::flow::Direction;
-use crate::flow::table::NewHeader4;
-use crate::wire::{Delta, PROTO_TCP, PROTO_UDP, ipv4, ipv6, tcp, udp};
+use crate::wire::{Delta, ipv4, ipv6, tcp, udp};
 
-/// Updates the transport checksum at offset `at` of `h`.
+/// Updates a transport checksum.
 #[inline(always)]
-fn transport(h: &mut [u8], at: usize, delta: Delta, is_udp: bool) {
-    let old = u16::from_ne_bytes([h[at], h[at + 1]]);
+fn transport(sum: &mut [u8; 2], delta: Delta, is_udp: bool) {
+    let old = u16::from_ne_bytes(*sum);
     let new = if is_udp { delta.apply_udp(old) } else { delta.apply(old) };
-    h[at..at + 2].copy_from_slice(&new.to_ne_bytes());
+    *sum = new.to_ne_bytes();
 }
 
-/// Rewrites an IPv4 packet without options. `packet` begins with its IP header.
+/// Rewrites the IPv4 packet without options that begins at `L3` of a frame; `new` are addresses and ports as
+/// [`crate::flow::table::Half`] has them.
 #[inline(always)]
-pub fn ipv4(packet: &mut [u8], direction: Direction, new: NewHeader4, deltas: Deltas) -> bool {
-    let Some(h) = packet.first_chunk_mut::<{ ipv4::HEADER + udp::HEADER }>() else { return false };
-    let back = direction == Direction::ToClient;
-    let checksum = deltas.ip.inverse_if(back).apply_and_ttl(u16::from_ne_bytes([h[10], h[11]]));
+pub fn ipv4<const L3: usize>(frame: &mut [u8], new: (u64, u32), is_tcp: bool, deltas: Deltas) -> bool {
+    let at = L3 + ipv4::HEADER + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+    // All that is rewritten lies before the end of the transport checksum.
+    let Some(frame) = frame.get_mut(..at + 2) else { return false };
+    let Some((head, sum)) = frame.split_last_chunk_mut::<2>() else { return false };
+    let Some(h) = head.get_mut(L3..).and_then(|h| h.first_chunk_mut::<24>()) else { return false };
+    transport(sum, deltas.l4, !is_tcp);
+    let checksum = deltas.ip.apply(u16::from_ne_bytes([h[10], h[11]]));
     h[8] = h[8].wrapping_sub(1);
     h[10..12].copy_from_slice(&checksum.to_ne_bytes());
-    h[12..20].copy_from_slice(&new.addrs.to_ne_bytes());
-    h[20..24].copy_from_slice(&new.ports.to_ne_bytes());
-    let l4 = deltas.l4.inverse_if(back);
-    if h[9] == PROTO_TCP {
-        let Some(h) = packet.first_chunk_mut::<{ ipv4::HEADER + tcp::HEADER }>() else { return false };
-        transport(h, ipv4::HEADER + tcp::CHECKSUM, l4, false);
-    } else {
-        transport(h, ipv4::HEADER + udp::CHECKSUM, l4, true);
-    }
+    h[12..20].copy_from_slice(&new.0.to_ne_bytes());
+    h[20..24].copy_from_slice(&new.1.to_ne_bytes());
     true
 }
 
@@ -41,45 +37,41 @@ pub fn ipv4(packet: &mut [u8], direction: Direction, new: NewHeader4, deltas: De
 pub fn ipv4_with_options(
     packet: &mut [u8],
     header_len: usize,
-    direction: Direction,
-    new: NewHeader4,
+    new: (u64, u32),
+    is_udp: bool,
     deltas: Deltas,
 ) -> bool {
-    let is_udp = packet.get(9) == Some(&PROTO_UDP);
     let at = header_len + if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
     if header_len < ipv4::HEADER || packet.len() < at + 2 {
         return false;
     }
-    let back = direction == Direction::ToClient;
-    let checksum = deltas.ip.inverse_if(back).apply_and_ttl(u16::from_ne_bytes([packet[10], packet[11]]));
+    let checksum = deltas.ip.apply(u16::from_ne_bytes([packet[10], packet[11]]));
     packet[8] = packet[8].wrapping_sub(1);
     packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
-    packet[12..20].copy_from_slice(&new.addrs.to_ne_bytes());
-    packet[header_len..header_len + 4].copy_from_slice(&new.ports.to_ne_bytes());
-    transport(packet, at, deltas.l4.inverse_if(back), is_udp);
+    packet[12..20].copy_from_slice(&new.0.to_ne_bytes());
+    packet[header_len..header_len + 4].copy_from_slice(&new.1.to_ne_bytes());
+    if let Some(sum) = packet.get_mut(at..).and_then(|sum| sum.first_chunk_mut()) {
+        transport(sum, deltas.l4, is_udp);
+    }
     true
 }
 
-/// Rewrites an IPv6 packet without extension headers. `packet` begins with its IP header.
+/// Rewrites the IPv6 packet without extension headers that begins at `L3` of a frame.
 #[inline(always)]
-pub fn ipv6(
-    packet: &mut [u8],
-    direction: Direction,
-    (src, dst): (u128, u128),
-    ports: u32,
+pub fn ipv6<const L3: usize>(
+    frame: &mut [u8],
+    ((src, dst), ports): ((u128, u128), u32),
+    is_tcp: bool,
     deltas: Deltas,
 ) -> bool {
-    let Some(h) = packet.first_chunk_mut::<{ ipv6::HEADER + udp::HEADER }>() else { return false };
+    let at = L3 + ipv6::HEADER + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+    let Some(frame) = frame.get_mut(..at + 2) else { return false };
+    let Some((head, sum)) = frame.split_last_chunk_mut::<2>() else { return false };
+    let Some(h) = head.get_mut(L3..).and_then(|h| h.first_chunk_mut::<44>()) else { return false };
+    transport(sum, deltas.l4, !is_tcp);
     h[7] = h[7].wrapping_sub(1);
     h[8..24].copy_from_slice(&src.to_ne_bytes());
     h[24..40].copy_from_slice(&dst.to_ne_bytes());
     h[40..44].copy_from_slice(&ports.to_ne_bytes());
-    let l4 = deltas.l4.inverse_if(direction == Direction::ToClient);
-    if h[6] == PROTO_TCP {
-        let Some(h) = packet.first_chunk_mut::<{ ipv6::HEADER + tcp::HEADER }>() else { return false };
-        transport(h, ipv6::HEADER + tcp::CHECKSUM, l4, false);
-    } else {
-        transport(h, ipv6::HEADER + udp::CHECKSUM, l4, true);
-    }
     true
 }

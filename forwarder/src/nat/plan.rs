@@ -3,26 +3,33 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytemuck::{Pod, Zeroable};
+
 use crate::flow::table::Endpoints;
 use crate::wire::Delta;
 
-/// Checksum deltas towards the target. Towards the client their inverses apply.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Checksum deltas of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Zeroable, Pod)]
+#[repr(C)]
 pub struct Deltas {
     /// For the transport checksum: addresses of the pseudo header, and ports.
     pub l4: Delta,
-    /// For the IPv4 header checksum: addresses. None for IPv6, which has no such checksum.
+    /// For the IPv4 header checksum: addresses, and the TTL, which becomes one less. Of no use for IPv6, which has no such
+    /// checksum.
     pub ip: Delta,
 }
 
-/// The deltas of a connection: client becomes source, listen becomes target.
-pub fn deltas(e: &Endpoints) -> Deltas {
-    let changes = [(e.client, e.source), (e.listen, e.target)];
-    let ip = changes.iter().fold(Delta::NONE, |delta, (old, new)| replace_address(delta, *old, *new));
-    let l4 = changes
-        .iter()
-        .fold(ip, |delta, (old, new)| delta.replace(&old.port().to_be_bytes(), &new.port().to_be_bytes()));
-    Deltas { l4, ip: if e.client.is_ipv4() { ip } else { Delta::NONE } }
+/// The deltas of a connection towards the target, where client becomes source and listen becomes target, and towards the client.
+pub fn deltas(e: &Endpoints) -> [Deltas; 2] {
+    let there = [(e.client, e.source), (e.listen, e.target)];
+    let back = there.map(|(old, new)| (new, old));
+    [there, back].map(|changes| {
+        let ip = changes.iter().fold(Delta::NONE, |delta, (old, new)| replace_address(delta, *old, *new));
+        let l4 = changes.iter().fold(ip, |delta, (old, new)| {
+            delta.replace(&old.port().to_be_bytes(), &new.port().to_be_bytes())
+        });
+        Deltas { l4, ip: ip.and(Delta::TTL_DECREMENT) }
+    })
 }
 
 fn replace_address(delta: Delta, old: SocketAddr, new: SocketAddr) -> Delta {

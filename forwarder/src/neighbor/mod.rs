@@ -72,11 +72,23 @@ pub struct Adjacency {
     pub mtu: u16,
     /// False while the MAC address is not known: the packet has to wait or go.
     pub valid: bool,
+    /// Longest frame, in bytes, whose header of 14 bytes (first) or 18 this one may simply overwrite; 0 when it may not.
+    pub(crate) in_place: [u16; 2],
 }
 
 impl Adjacency {
     /// Leads nowhere.
-    pub const NONE: Adjacency = Adjacency { l2: [0; 18], l2_len: 14, port: 0, mtu: 0, valid: false };
+    pub const NONE: Adjacency =
+        Adjacency { l2: [0; 18], l2_len: 14, port: 0, mtu: 0, valid: false, in_place: [0; 2] };
+
+    /// The same with a MAC address that is known, or no longer.
+    fn with_valid(self, valid: bool) -> Adjacency {
+        let limit = |len: u8| {
+            let fits = valid && self.l2_len == len;
+            if fits { self.mtu.saturating_add(len.into()) } else { 0 }
+        };
+        Adjacency { valid, in_place: [limit(14), limit(18)], ..self }
+    }
 }
 
 /// A question to send: who has `target`?

@@ -134,6 +134,12 @@ impl NeighborTable {
         self.adjacencies.get(usize::from(adj)).unwrap_or(&Adjacency::NONE)
     }
 
+    /// All headers, by [`AdjIndex`].
+    #[inline(always)]
+    pub fn adjacencies(&self) -> &[Adjacency] {
+        &self.adjacencies
+    }
+
     fn search(&self, port: PortIndex, address: IpAddr) -> Result<usize, usize> {
         self.index.binary_search_by(|adj| match &self.entries[usize::from(*adj)] {
             Some(e) => (e.port, e.address).cmp(&(port, address)),
@@ -245,12 +251,12 @@ impl NeighborTable {
             *to = *from;
         }
         adjacency.l2_len = header.len() as u8;
-        adjacency.valid = true;
+        *adjacency = adjacency.with_valid(true);
     }
 
     fn invalidate(&mut self, adj: AdjIndex) {
         if let Some(adjacency) = self.adjacencies.get_mut(usize::from(adj)) {
-            adjacency.valid = false;
+            *adjacency = adjacency.with_valid(false);
         }
     }
 

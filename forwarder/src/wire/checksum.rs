@@ -60,6 +60,13 @@ fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// Ones' complement addition: the carry comes in again at the low end.
+#[inline(always)]
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + u16::from(carry)
+}
+
 #[inline]
 fn udp(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
@@ -85,7 +92,8 @@ pub fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: u32) -> Sum {
 
 /// What a change of header fields does to a checksum that covers them (RFC 1624, equation 3): made once for a
 /// connection, applied to each of its packets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(transparent)]
 #[must_use]
 pub struct Delta(u16);
 
@@ -120,29 +128,11 @@ impl Delta {
         Delta::of(u64::from(!self.0))
     }
 
-    /// The change back when `yes`, without a branch. Unlike [`Delta::inverse`] it may give "no change" as all ones, which
-    /// only a checksum of 0xffff could tell from zero.
-    #[inline(always)]
-    pub fn inverse_if(self, yes: bool) -> Delta {
-        Delta(self.0 ^ 0u16.wrapping_sub(u16::from(yes)))
-    }
-
-    /// An IPv4 header checksum after the change and a [`Delta::TTL_DECREMENT`].
-    #[inline(always)]
-    #[must_use]
-    pub fn apply_and_ttl(self, checksum: u16) -> u16 {
-        let sum = u32::from(!checksum) + u32::from(self.0) + u32::from(Self::TTL_DECREMENT.0);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        !((sum >> 16) + (sum & 0xffff)) as u16
-    }
-
     /// The checksum (a raw word) after the change.
     #[inline]
     #[must_use]
     pub fn apply(self, checksum: u16) -> u16 {
-        // At most two carries of 16 bits each: one fold suffices.
-        let sum = u32::from(!checksum) + u32::from(self.0);
-        !((sum >> 16) + (sum & 0xffff)) as u16
+        !add(!checksum, self.0)
     }
 
     /// [`Delta::apply`] for UDP: a checksum of zero, "not computed", stays zero - IPv4 only; over IPv6 drop such a
