@@ -74,6 +74,8 @@ struct Pending<B> {
     l3: u8,
     /// Where it came in.
     port: PortIndex,
+    /// When it was rewritten.
+    since: Millis,
     packet: B,
 }
 
@@ -272,7 +274,10 @@ impl<B: PacketBuf> Engine<B> {
             Direction::ToClient => counters.to_client.add(1, frame_len.into()),
         }
         if !in_place {
-            return self.send_cold(edge, Pending { conn: found.conn(), next_hop, l3: lane.l3, port, packet });
+            return self.send_cold(
+                edge,
+                Pending { conn: found.conn(), next_hop, l3: lane.l3, port, since: self.now, packet },
+            );
         }
         if let Err(packet) = edge.send(&self.counters, out_port, packet) {
             self.drop(edge, port, packet, DropReason::TxFull);
@@ -367,6 +372,12 @@ impl<B: PacketBuf> Engine<B> {
         if self.flows.refresh() {
             self.epoch = self.flows.epoch() as u32;
         }
+    }
+
+    /// Slot of a flow that had packets among the `n` of the last burst: the first one whose connection the table suggested.
+    pub(crate) fn last_flow(&self, n: usize) -> Option<u32> {
+        let found = self.lanes.get(..n)?.iter().find_map(|lane| lane.found)?;
+        Some(self.table.conn(found.conn()).flow)
     }
 
     /// Counters of this engine's worker.
