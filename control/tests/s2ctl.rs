@@ -145,6 +145,13 @@ fn tables_show_what_matters() {
     let stats = good(&fixture, &["stats"]);
     shows(&stats, &["up 1m 30s, epoch 6", "drop source_denied", "25.0 %", "source_denied 5"]);
     assert!(!stats.contains("ttl_expired"), "{stats}");
+    let row = |name: &str| {
+        let line =
+            stats.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {stats}"));
+        line[name.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("worker 0, waits for next hops"), "4000 2.0 ms 4.0 ms 6.0 ms 8.0 ms 10.0 ms");
+    assert_eq!(row("flow ok"), "4000 1.2 us 2.5 us 3.8 us 5.0 us 6.2 us");
     shows(
         &good(&fixture, &EXPLAIN),
         &["forward", "192.0.2.1:0", "wan", "10.0.0.1 is an address of port lan"],

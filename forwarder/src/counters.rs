@@ -4,6 +4,7 @@
 use crate::engine::DropReason;
 use crate::flow::set::{CountPair, FlowCounters};
 use crate::io::PortIndex;
+use crate::residence::Histogram;
 use crate::sync::Counter;
 
 /// One queue pair of a port: the part of the port that one worker serves.
@@ -65,6 +66,12 @@ pub struct WorkerCounters {
     pub busy_loops: Counter,
     /// TSC cycles of loops that found packets.
     pub busy_cycles: Counter,
+    /// Residence time of sampled bursts, in ticks of the worker's clock.
+    pub residence: Histogram,
+    /// The same, one a flow slot.
+    pub flow_residence: Vec<Histogram>,
+    /// How long packets waited for a next hop that answered, in milliseconds. Every such packet counts.
+    pub waits: Histogram,
 }
 
 impl WorkerCounters {
@@ -81,6 +88,9 @@ impl WorkerCounters {
             loops: Counter::default(),
             busy_loops: Counter::default(),
             busy_cycles: Counter::default(),
+            residence: Histogram::default(),
+            flow_residence: (0..flows).map(|_| Histogram::default()).collect(),
+            waits: Histogram::default(),
         }
     }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, NeighborInfo,
-    PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
+    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, FlowStats,
+    NeighborInfo, PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
 };
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
@@ -19,6 +19,7 @@ use crate::flow::set::{CountPair, FlowCounters};
 use crate::flow::{Direction, Flow, FlowSet, Tuple};
 use crate::neighbor::Neighbor;
 use crate::net::Network;
+use crate::residence::{Counts, Histogram};
 use crate::service::{Handler, Peer};
 use crate::sync::Publisher;
 use crate::worker::{Command, WorkerHandle};
@@ -73,6 +74,7 @@ struct Entry {
     until: Option<Instant>,
     /// What the slot's counters stood at when this flow took it.
     baseline: Totals,
+    residence_baseline: Box<Counts>,
 }
 
 struct State {
@@ -187,6 +189,7 @@ impl Gateway {
             until: deadline(flow.spec.lease),
             configured,
             baseline: self.totals(slot),
+            residence_baseline: Box::new(self.residence(slot)),
             flow: Arc::new(flow),
         };
         state.flows.insert(entry.flow.spec.name.clone(), entry);
@@ -259,6 +262,27 @@ impl Gateway {
             t.refused += f.refused.get();
             t
         })
+    }
+
+    /// Residence times of a flow slot, summed over workers.
+    fn residence(&self, slot: u32) -> Counts {
+        let mut counts = Counts::default();
+        self.workers
+            .iter()
+            .filter_map(|w| w.counters.flow_residence.get(slot as usize))
+            .for_each(|h| counts.add(h));
+        counts
+    }
+
+    /// Residence times of the flows that have any. All workers' clocks are the same.
+    fn flow_stats(&self) -> Vec<FlowStats> {
+        let ticks_per_ms = self.workers.first().map_or(1, |w| w.ticks_per_ms);
+        let stats = |(name, entry): (&String, &Entry)| {
+            let mut counts = self.residence(entry.flow.slot);
+            counts.subtract(&entry.residence_baseline);
+            FlowStats { flow: name.clone(), residence: counts.summary(ticks_per_ms) }
+        };
+        self.state().flows.iter().map(stats).filter(|f| f.residence.samples > 0).collect()
     }
 
     fn flow_info(&self, entry: &Entry) -> FlowInfo {
@@ -382,7 +406,13 @@ impl Gateway {
             drops: DropReason::ALL.iter().map(|r| (r.name().to_owned(), 0)).collect(),
             ..Stats::default()
         };
+        stats.flows = self.flow_stats();
         let (mut handed_over, mut taken_over) = (0, 0);
+        let summary = |histogram: &Histogram, per_ms| {
+            let mut counts = Counts::default();
+            counts.add(histogram);
+            counts.summary(per_ms)
+        };
         for worker in &self.workers {
             let c = &worker.counters;
             let queue = |(i, q): (usize, &crate::counters::QueueCounters)| QueueStats {
@@ -408,6 +438,8 @@ impl Gateway {
                 busy_cycles: c.busy_cycles.get(),
                 connections: c.connections.get(),
                 queues: c.queues.iter().enumerate().map(queue).collect(),
+                residence: summary(&c.residence, worker.ticks_per_ms),
+                waits: summary(&c.waits, 1),
             };
             stats.received += w.received;
             stats.sent += w.sent;

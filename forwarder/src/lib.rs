@@ -16,6 +16,7 @@ pub mod io;
 pub mod nat;
 pub mod neighbor;
 pub mod net;
+pub mod residence;
 #[cfg(feature = "dpdk")]
 pub mod server;
 pub mod service;

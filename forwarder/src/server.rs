@@ -248,7 +248,7 @@ fn run_worker(
     works.then(|| worker.run())
 }
 
-/// `/scistream/stats`, `/scistream/drops` and `/scistream/flows` on DPDK's telemetry socket.
+/// `/scistream/stats`, `/scistream/drops`, `/scistream/flows` and `/scistream/residence` on DPDK's telemetry socket.
 fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
     let register = |path, help, read: fn(&Gateway) -> Vec<(String, u64)>| {
         // A weak handle: telemetry commands live as long as the process.
@@ -291,6 +291,26 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
             .map(|(name, value)| (format!("{}_{name}", f.spec.name), value))
         };
         g.flows().into_iter().flat_map(figures).collect()
+    });
+    register("/scistream/residence", "Time from RX to TX by worker and flow, sampled. No parameters.", |g| {
+        let stats = g.stats();
+        let workers = stats.workers.into_iter().flat_map(|w| {
+            let waits = (format!("worker_{}_waits", w.worker), w.waits);
+            [(format!("worker_{}", w.worker), w.residence), waits]
+        });
+        let flows = stats.flows.into_iter().map(|f| (format!("flow_{}", f.flow), f.residence));
+        let figures = |(name, r): (String, crate::api::Residence)| {
+            [
+                ("samples", r.samples),
+                ("p50_ns", r.p50_ns),
+                ("p90_ns", r.p90_ns),
+                ("p99_ns", r.p99_ns),
+                ("p999_ns", r.p999_ns),
+                ("max_ns", r.max_ns),
+            ]
+            .map(|(figure, value)| (format!("{name}_{figure}"), value))
+        };
+        workers.chain(flows).flat_map(figures).collect()
     });
 }
 

@@ -15,6 +15,7 @@ use crate::engine::{ConnRow, DropReason, Edge, Engine, Output};
 use crate::flow::{Direction, Key, Millis};
 use crate::io::{Burst, PacketIo, PortIndex};
 use crate::neighbor::Neighbor;
+use crate::residence::Sampler;
 use crate::sync::StopFlag;
 
 /// A counter that goes up steadily: the TSC.
@@ -71,6 +72,8 @@ pub struct WorkerHandle {
     pub core: Option<usize>,
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
+    /// What a tick of [`WorkerCounters::residence`] is.
+    pub ticks_per_ms: u64,
     mailbox: Arc<Mailbox>,
     /// Number of the last command; held while waiting for its reply, so that one command is under way at a time.
     asking: Mutex<u64>,
@@ -110,6 +113,7 @@ pub struct Worker<IO: PacketIo, C> {
     /// Clock value at which the millisecond count goes up, and that count.
     next_ms: u64,
     now: Millis,
+    sampler: Sampler,
 }
 
 impl<IO: PacketIo, C: Clock> Worker<IO, C> {
@@ -128,6 +132,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             index,
             core,
             counters: Arc::clone(&counters),
+            ticks_per_ms: clock.ticks_per_ms(),
             mailbox: Arc::clone(&mailbox),
             asking: Mutex::new(0),
         };
@@ -142,6 +147,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             mailbox,
             next_ms: clock.ticks() + clock.ticks_per_ms(),
             now: 0,
+            sampler: Sampler::new(),
             clock,
             stop,
             idle,
@@ -178,13 +184,23 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             let n = edge.io.rx(port, &mut self.burst);
             if n > 0 {
                 received += n;
+                let timed = self.sampler.due();
+                if timed {
+                    self.sampler.begin(self.clock.ticks(), counters, edge.out);
+                }
                 self.engine.process(&mut edge, port, &mut self.burst);
                 edge.flush(counters);
+                if timed {
+                    self.sampler.end(self.clock.ticks(), self.engine.last_flow(n), counters, edge.out);
+                }
             }
         }
         // What others handed over is traffic, too: a worker that has some does not rest.
         received += self.engine.tick(&mut edge);
         edge.flush(counters);
+        if self.sampler.leaving() {
+            self.sampler.settle(self.clock.ticks(), counters);
+        }
         counters.held.set((self.out.held() + self.engine.pending()) as u64);
         counters.loops.add(1);
         if received > 0 {
@@ -206,6 +222,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             self.now = self.now.wrapping_add(passed as u32);
             self.next_ms += passed * per_ms;
             self.engine.set_time(self.now);
+            self.sampler.hurry();
         }
     }
 

@@ -414,6 +414,10 @@ fn telemetry_answers_in_a_folder_of_its_own() {
             let stats = telemetry.ask("/scistream/stats");
             stats["received"].as_u64().unwrap() >= 1 && stats["connections"] == 1
         });
+        let residence = telemetry.ask("/scistream/residence");
+        assert!(residence["worker_0_samples"].as_u64().unwrap() >= 1, "{residence}");
+        let [middle, most] = ["p50", "max"].map(|f| residence[format!("worker_0_{f}_ns")].as_u64().unwrap());
+        assert!(0 < middle && middle <= most, "{residence}");
         let drops = telemetry.ask("/scistream/drops");
         let named = |r: &DropReason| drops[r.name()].is_u64();
         assert!(DropReason::ALL.iter().all(named), "{drops}");

@@ -130,6 +130,18 @@ fn port() -> PortInfo {
     }
 }
 
+fn residence(p50_ns: u64) -> Residence {
+    Residence {
+        samples: 4000,
+        p50_ns,
+        p90_ns: 2 * p50_ns,
+        p99_ns: 3 * p50_ns,
+        p999_ns: 4 * p50_ns,
+        max_ns: 5 * p50_ns,
+        buckets: vec![(p50_ns, 3999), (5 * p50_ns, 1)],
+    }
+}
+
 fn stats(asked: u64) -> Stats {
     let drops = BTreeMap::from([("source_denied".to_owned(), 5), ("ttl_expired".to_owned(), 0)]);
     let queue = QueueStats {
@@ -143,8 +155,11 @@ fn stats(asked: u64) -> Stats {
         loops: 8,
         busy_loops: 2,
         queues: vec![queue],
+        residence: residence(480),
+        waits: residence(2_000_000),
         ..Default::default()
     };
+    let flows = vec![FlowStats { flow: "ok".into(), residence: residence(1_250) }];
     Stats {
         uptime: 90,
         epoch: 6,
@@ -152,6 +167,7 @@ fn stats(asked: u64) -> Stats {
         sent: 995,
         drops,
         workers: vec![worker],
+        flows,
         ..Default::default()
     }
 }

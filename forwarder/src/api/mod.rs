@@ -420,6 +420,8 @@ pub struct Stats {
     pub connections: u64,
     /// One entry a worker.
     pub workers: Vec<WorkerStats>,
+    /// One entry a flow that has samples, by name.
+    pub flows: Vec<FlowStats>,
 }
 
 /// Counters of one worker: one queue of every port.
@@ -449,6 +451,39 @@ pub struct WorkerStats {
     pub connections: u64,
     /// One entry a port: the queue's counters.
     pub queues: Vec<QueueStats>,
+    /// Residence time of sampled bursts: from the moment they were received until the device took the last of them.
+    pub residence: Residence,
+    /// How long packets waited for a next hop that answered; every such packet counts.
+    pub waits: Residence,
+}
+
+/// Residence time of one flow's packets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowStats {
+    /// Flow's name.
+    pub flow: String,
+    /// Of sampled bursts with packets of the flow, on all workers, since it was installed.
+    pub residence: Residence,
+}
+
+/// A distribution of times in nanoseconds, since the forwarder started. A time is told as the upper edge of its bucket: at most
+/// a quarter too much, never too little.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Residence {
+    /// How many were measured.
+    pub samples: u64,
+    /// Half of them took no longer.
+    pub p50_ns: u64,
+    /// Nine in ten took no longer.
+    pub p90_ns: u64,
+    /// 99 in a hundred took no longer.
+    pub p99_ns: u64,
+    /// 999 in a thousand took no longer.
+    pub p999_ns: u64,
+    /// None took longer.
+    pub max_ns: u64,
+    /// Upper edge and count of each bucket that has any, shortest first.
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// Counters of one queue pair.

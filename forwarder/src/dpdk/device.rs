@@ -8,7 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
@@ -147,6 +150,12 @@ pub(super) fn kernel_interface(device: &Device) -> Option<&str> {
         Device::AfPacket(interface) | Device::AfXdp(interface) => Some(interface),
         _ => None,
     }
+}
+
+/// Whether the device's frames have a size of their own, beside what the driver says to DPDK: a kernel interface keeps the MTU
+/// its owner gave it, which is known to suffice; net_memif speaks of 1518 bytes, but goes by the size of its ring's buffers.
+pub(super) fn sizes_frames_itself(device: &Device) -> bool {
+    kernel_interface(device).is_some() || matches!(device, Device::Memif(_))
 }
 
 /// What drivers tell badly or not at all: absent devices and missing rights.
@@ -295,8 +304,14 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
 /// left behind is taken away, because it would keep both from listening.
 fn listens(path: &Path) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let connected = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
-        .and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path)?));
+    let connected = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).and_then(|socket| {
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // Hear its greeting out: a server (DPDK 22.11) that greets somebody who has gone sometimes never answers the next
+        // caller, who would be us. Silence is no refusal.
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
+        _ = recv(socket.as_raw_fd(), &mut [0; 128], MsgFlags::empty());
+        Ok(())
+    });
     if connected == Err(Errno::ECONNREFUSED) && fs::metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
         // Failure shows when the driver cannot listen there.
         let _ = fs::remove_file(path);

@@ -1,7 +1,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use super::device::{Attached, Fault, kernel_interface};
+use super::device::{Attached, Fault, sizes_frames_itself};
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
 use super::mempool::Mempool;
@@ -81,7 +81,8 @@ impl Port {
     ///
     /// # Errors
     /// The device or interface does not exist, is in use or bound to another driver; a capability is missing; it has too few
-    /// queues, or cannot carry the MTU. Whatever was plugged in is detached again.
+    /// queues, or cannot carry the MTU. Frames larger than the pool's buffers need a device that spreads them over several, and
+    /// sends such. Whatever was plugged in is detached again.
     pub fn open(
         eal: &Arc<Eal>,
         settings: PortSettings,
@@ -216,7 +217,7 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     }
     check_limits(settings, &info, pool)?;
 
-    let config = config(settings, &info);
+    let config = config(settings, &info, pool);
     let queues = settings.queues;
     // SAFETY: the port is ours and stopped.
     let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
@@ -257,8 +258,7 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         }
     }
 
-    // A kernel interface keeps the MTU its owner gave it, which is known to suffice.
-    if kernel_interface(&settings.device).is_none() {
+    if !sizes_frames_itself(&settings.device) {
         // SAFETY: the port is ours.
         let err = unsafe { dpdk_sys::rte_eth_dev_set_mtu(id, settings.mtu) };
         if err < 0 && err != -libc::ENOTSUP {
@@ -290,8 +290,6 @@ fn check_limits(
     info: &dpdk_sys::rte_eth_dev_info,
     pool: &Arc<Mempool>,
 ) -> Result<(), Fault> {
-    /// Ethernet header and two VLAN tags.
-    const FRAMING: u16 = 22;
     let has = info.max_rx_queues.min(info.max_tx_queues);
     if has < settings.queues {
         return Err(Fault::new(
@@ -305,10 +303,12 @@ fn check_limits(
             "lower the port's mtu",
         ));
     }
-    if settings.mtu.saturating_add(FRAMING) > pool.data_room() {
+    let chains = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_SCATTER != 0
+        && info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MULTI_SEGS != 0;
+    if outgrows(settings, pool) && !chains {
         return Err(Fault::new(
             format!(
-                "a frame of MTU {} does not fit into packet buffers of {} bytes",
+                "a frame of MTU {} does not fit into packet buffers of {} bytes, and the device takes one a frame",
                 settings.mtu,
                 pool.data_room()
             ),
@@ -318,9 +318,21 @@ fn check_limits(
     Ok(())
 }
 
-fn config(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> dpdk_sys::rte_eth_conf {
+/// Whether the port's largest frame takes several buffers. A frame in several buffers is larger than one, so a port that may
+/// be asked to send one is itself a port of which this is true.
+fn outgrows(settings: &PortSettings, pool: &Mempool) -> bool {
+    /// Ethernet header and two VLAN tags.
+    const FRAMING: u16 = 22;
+    settings.mtu.saturating_add(FRAMING) > pool.data_room()
+}
+
+fn config(
+    settings: &PortSettings,
+    info: &dpdk_sys::rte_eth_dev_info,
+    pool: &Mempool,
+) -> dpdk_sys::rte_eth_conf {
     let mut config = dpdk_sys::rte_eth_conf::default();
-    if kernel_interface(&settings.device).is_none() {
+    if !sizes_frames_itself(&settings.device) {
         config.rxmode.mtu = u32::from(settings.mtu);
     }
     let rss = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP;
@@ -332,7 +344,11 @@ fn config(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> dpdk_sy
     if settings.vlan.is_some() {
         config.rxmode.offloads |= info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER;
     }
-    if settings.one_pool {
+    if outgrows(settings, pool) {
+        config.rxmode.offloads |= dpdk_sys::S2_RX_OFFLOAD_SCATTER;
+        config.txmode.offloads |= dpdk_sys::S2_TX_OFFLOAD_MULTI_SEGS;
+    } else if settings.one_pool {
+        // Some drivers take it for a promise of one buffer a frame, too.
         config.txmode.offloads |= info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MBUF_FAST_FREE;
     }
     config

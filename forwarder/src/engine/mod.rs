@@ -86,6 +86,8 @@ struct Pending<B> {
     l3: u8,
     /// Where it came in.
     port: PortIndex,
+    /// When it was rewritten.
+    since: Millis,
     packet: B,
 }
 
@@ -284,7 +286,8 @@ impl<B: PacketBuf> Engine<B> {
         let counters = &self.counters.flows[half.flow as usize];
         counters.directions[found.direction() as usize].add(1, frame_len.into());
         let next_hop = half.next_hop;
-        self.send_out(edge, Pending { conn: found.conn(), next_hop, l3: plain.l3, port, packet });
+        let since = self.now;
+        self.send_out(edge, Pending { conn: found.conn(), next_hop, l3: plain.l3, port, since, packet });
     }
 
     /// A SYN, FIN or RST of a connection. Refuses combinations that no sender makes, they probe firewalls, and the reuse of
@@ -375,6 +378,14 @@ impl<B: PacketBuf> Engine<B> {
     #[inline]
     pub fn refresh_flows(&mut self) {
         self.flows.refresh();
+    }
+
+    /// Slot of a flow that had packets among the `n` of the last burst: the first one whose connection is still known.
+    pub(crate) fn last_flow(&self, n: usize) -> Option<u32> {
+        self.lanes.get(..n)?.iter().find_map(|lane| {
+            let half = self.table.get(lane.found)?;
+            (half.key == lane.key).then_some(half.flow)
+        })
     }
 
     /// Counters of this engine's worker.

@@ -28,6 +28,11 @@ impl<B: PacketBuf> Output<B> {
         self.batches.iter().map(|b| b.packets.len()).sum()
     }
 
+    /// Packets held for one port.
+    pub fn held_by(&self, port: PortIndex) -> usize {
+        self.batches[usize::from(port)].packets.len()
+    }
+
     /// Takes back everything held, to be dropped.
     pub fn clear(&mut self, mut dropped: impl FnMut(PortIndex, B)) {
         for (port, batch) in (0..).zip(&mut self.batches) {

@@ -369,6 +369,7 @@ impl<B: PacketBuf> Engine<B> {
                 i += 1;
             } else if self.still_allowed(conn) {
                 let pending = self.pending.remove(i);
+                self.counters.waits.record(self.now.wrapping_sub(pending.since).into());
                 self.send_out(edge, pending);
             } else {
                 // Its flow went while it waited; it goes with its connection.

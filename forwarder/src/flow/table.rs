@@ -341,6 +341,11 @@ impl ConnTable {
         &self.halves[found.index()]
     }
 
+    /// The same, where there may be none.
+    pub fn get(&self, found: Found) -> Option<&Half> {
+        self.halves.get(found.index())
+    }
+
     /// The same, to update.
     pub fn half_mut(&mut self, found: Found) -> &mut Half {
         &mut self.halves[found.index()]

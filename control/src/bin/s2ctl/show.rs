@@ -4,7 +4,9 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use forwarder::api::table::Table;
-use forwarder::api::{ConnectionInfo, Count, Explanation, FlowInfo, FlowState, PortInfo, Reply, Stats};
+use forwarder::api::{
+    ConnectionInfo, Count, Explanation, FlowInfo, FlowState, PortInfo, Reply, Residence, Stats,
+};
 
 /// Any reply, ended by a newline.
 pub(crate) fn reply(reply: &Reply) -> String {
@@ -56,6 +58,19 @@ fn bytes(bytes: u64) -> String {
         value /= 1000.0;
     }
     format!("{value:.1} PB")
+}
+
+/// Nanoseconds with three digits and a unit.
+fn duration(ns: u64) -> String {
+    let mut value = ns as f64;
+    for unit in ["ns", "us", "ms"] {
+        if value < 999.5 {
+            let digits = if unit == "ns" || value >= 99.95 { 0 } else { 1 };
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} s")
 }
 
 fn count(count: Count) -> String {
@@ -311,7 +326,24 @@ pub(crate) fn stats(now: &Stats, before: Option<(&Stats, Duration)>) -> String {
             ]);
         }
     }
-    _ = write!(out, "{queues}");
+    _ = writeln!(out, "{queues}");
+
+    let mut times = Table::new(&["RX TO TX (SAMPLED)", ">SAMPLES", ">P50", ">P90", ">P99", ">P99.9", ">MAX"]);
+    let mut row = |name: String, r: &Residence| {
+        let figures = [r.p50_ns, r.p90_ns, r.p99_ns, r.p999_ns, r.max_ns];
+        let shown = figures.map(|ns| if r.samples == 0 { "-".to_owned() } else { duration(ns) });
+        times.row([name, r.samples.to_string()].into_iter().chain(shown));
+    };
+    for w in &now.workers {
+        row(format!("worker {}", w.worker), &w.residence);
+        if w.waits.samples > 0 {
+            row(format!("worker {}, waits for next hops", w.worker), &w.waits);
+        }
+    }
+    for f in &now.flows {
+        row(format!("flow {}", f.flow), &f.residence);
+    }
+    _ = write!(out, "{times}");
     out
 }
 
@@ -332,6 +364,21 @@ mod tests {
             (u64::MAX, "18446.7 PB"),
         ] {
             assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        for (ns, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.0 us"),
+            (99_949, "99.9 us"),
+            (999_499, "999 us"),
+            (999_500, "1.0 ms"),
+            (3_300_000_000, "3.3 s"),
+        ] {
+            assert_eq!(duration(ns), text);
         }
     }
 
