@@ -8,7 +8,7 @@ use forwarder::config::{Config, Device, Idle};
 use forwarder::dpdk::{self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, RingPair};
 use forwarder::engine::engines;
 use forwarder::gateway::Gateway;
-use forwarder::io::{BURST, Burst, PacketBuf};
+use forwarder::io::{BURST, Burst, PacketBuf, PortIndex};
 use forwarder::net::Network;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
@@ -122,10 +122,15 @@ pub(super) fn start(settings: &Settings, mtu: u16) -> Result<(Arc<Eal>, Arc<Memp
 }
 
 /// What a port is opened with; `descriptors` of a ring are the ring's own.
-pub(super) fn port_settings(config: &Config, index: u8, device: &str, descriptors: u16) -> PortSettings {
+pub(super) fn port_settings(
+    config: &Config,
+    index: PortIndex,
+    device: &str,
+    descriptors: u16,
+) -> PortSettings {
     let port = &config.ports[usize::from(index)];
     PortSettings {
-        index: index.into(),
+        index,
         name: port.name.clone(),
         device: Device::Vdev(device.to_owned()),
         queues: 1,

@@ -67,13 +67,23 @@ fn cell(figure: Option<f64>) -> String {
     figure.map_or_else(|| "-".to_owned(), short)
 }
 
+/// The beginning of a reason, for a table; the result file has all of it.
+fn brief(reason: &str) -> String {
+    const MOST: usize = 160;
+    let line = reason.lines().next().unwrap_or_default();
+    if line.chars().count() <= MOST {
+        return line.to_owned();
+    }
+    line.chars().take(MOST).chain("...".chars()).collect()
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verdict::Met => f.write_str("met"),
             Verdict::Missed { by: Some(by) } => write!(f, "missed by {by:.2} x"),
             Verdict::Missed { by: None } => f.write_str("missed"),
-            Verdict::NotMeasured { reason } => write!(f, "not measured: {reason}"),
+            Verdict::NotMeasured { reason } => write!(f, "not measured: {}", brief(reason)),
         }
     }
 }
@@ -122,7 +132,7 @@ impl fmt::Display for Report {
         let mut rows = Table::new(&["ROW", "WHAT RAN", "UNIT", ">BEST", ">MEDIAN", "ROUNDS"]);
         for row in &self.rows {
             let rounds: Vec<String> = row.figures.iter().copied().map(short).collect();
-            let why = row.not_run.iter().map(|r| format!("not run: {r}"));
+            let why = row.not_run.iter().map(|r| format!("not run: {}", brief(r)));
             let why =
                 why.chain(row.failed.first().map(|r| format!("failed {} times: {r}", row.failed.len())));
             let rounds: Vec<String> = rounds.into_iter().chain(why).collect();

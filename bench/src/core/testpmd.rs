@@ -41,7 +41,6 @@ pub(super) fn replay(settings: &Settings, mode: &str) -> Result<Figure> {
     let device = replay::device(&replay::write(dir.path())?);
     let mut peer = start(settings, mode, device, &[], dir)?;
     let rate = peer.rate(0, 0, settings)?;
-    peer.stop()?;
     Ok(Figure::of(rate.per_second / 1e6).with("sent", rate.sent))
 }
 
