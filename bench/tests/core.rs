@@ -1,4 +1,5 @@
 //! `s2bench core` from outside: every row yields a figure, and one that cannot says why without stopping the others.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::process::{Command, Output};
 

@@ -53,7 +53,7 @@ pub static GOALS: &[Goal] = &[
     ratio("default-deny drop / forward, cycles", "denied", "hot", AtMost(0.6)),
     ratio("2 workers / 1 worker, packets a second", "workers/two", "workers/one", AtLeast(1.9)),
     alone("new connections a second on one worker (admit, use, expire)", "admissions", AtLeast(1e6)),
-    alone("memory a connection, both directions, at 1 Mi, bytes", "1m/resident_bytes_per_connection", AtMost(256.0)),
+    alone("memory a connection, both directions, at 1 Mi, bytes", "1m/bytes_per_connection", AtMost(256.0)),
     alone("dip while 10,000 flow changes a second are published, %", "changes", AtMost(5.0)),
     alone("packets lost meanwhile", "changes/lost", Never(0.0)),
     ratio("AF_XDP / testpmd io, packets a second", "af-xdp", "af-xdp/testpmd", AtLeast(0.95)),
