@@ -78,11 +78,14 @@ pub(super) fn hot(settings: &Settings, case: Case) -> Result<Figure> {
     let case = Case { connections, ..case };
     let mut bed = Bed::new(settings, &case)?;
     let opened = bed.open(&case)?;
+    let preempted = status("nonvoluntary_ctxt_switches:")?;
     let cycles = bed.run(&case, settings.packets)?;
+    let preempted = status("nonvoluntary_ctxt_switches:")? - preempted;
     let mut figure = Figure::of(cycles)
         .with("tsc_hz", dpdk::tsc_hz(&bed.eal) as f64)
         .with("hugepages", f64::from(u8::from(settings.huge)))
-        .with("connections", f64::from(connections));
+        .with("connections", f64::from(connections))
+        .with("preempted", preempted as f64);
     if connections > 1 {
         // What is allocated and not touched, such as room for IPv6 addresses, is in the table's own figure only; what lies
         // beside the table, in the other.
@@ -320,10 +323,12 @@ impl Bed {
 
 /// Bytes of memory that this process has in use, hugepages included.
 fn resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("/proc cannot be read")?;
-    let kb = |key: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(key));
-        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
-    Ok((kb("VmRSS:") + kb("HugetlbPages:")) * 1024)
+    Ok((status("VmRSS:")? + status("HugetlbPages:")?) * 1024)
+}
+
+/// A number the kernel tells of this thread and its process; sizes are in KiB.
+fn status(key: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").context("/proc cannot be read")?;
+    let line = status.lines().find_map(|l| l.strip_prefix(key));
+    Ok(line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0))
 }
