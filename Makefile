@@ -35,8 +35,8 @@ ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
 endif
 
-bench: deps build ## print cycles a packet beside testpmd
-	$(BIN)/s2bench core
+bench: deps build ## measure what the relay costs beside testpmd and l3fwd
+	$(BIN)/s2bench core --against testpmd,l3fwd
 
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check

@@ -1,175 +1,168 @@
-//! `s2bench core`: what the relay costs in cycles a packet, without a NIC, beside DPDK's own testpmd.
+//! `s2bench core`: what the relay costs, without a NIC, beside DPDK's own programs, and whether that is what it should be.
 //!
-//! The whole relay runs - receive, parse, look up, twice-NAT, checksums, TTL, counters, send - between two net_ring ports in this
-//! process. The packets are hot in the cache, as testpmd's are when its packets circulate over one net_ring port. What feeds and
-//! empties the rings is not part of the count: the time stamp counter is read at both ends of a worker's turn, as testpmd reads
-//! it around its forwarding function.
-//!
-//! Ours and the peers run in turn on the same core, several rounds; the best and the median of each are told, and the ratios.
+//! Every [row](ROWS) is measured in a process of its own, because EAL starts only once a process and because nothing that one
+//! row did to memory may help or hinder the next. The rows run in turn, several rounds; each figure is kept, goals are judged
+//! by the best, and the median is told beside it. `docs/benchmarking.md` tells what the figures mean.
 
+mod facts;
+mod frames;
+mod goals;
+mod l3fwd;
 mod peer;
+mod projection;
 mod relay;
+mod replay;
+mod report;
+mod row;
+mod rows;
+mod testpmd;
 
-use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use forwarder::api::table::Table;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use peer::Peer;
+use crate::topology::{Process, Workdir};
+pub use facts::Facts;
+pub use goals::{Bound, GOALS, Goal, Judged, Verdict};
+pub use projection::Projected;
+pub use report::{Report, Series};
+pub use row::{Figure, Need, Program, Row, Settings, Unit};
+pub use rows::ROWS;
 
 /// What `s2bench core` is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Rounds; in each, every case and every peer runs once.
+    /// Rounds; in each, every row runs once.
     pub rounds: usize,
-    /// Packets of one run of one case.
+    /// Packets of one run of a row that counts packets.
     pub packets: u64,
+    /// Small sizes and short runs that show that it works and measure nothing.
+    pub quick: bool,
     /// Core to measure on.
     pub core: usize,
     /// Programs to run beside ours.
-    pub against: Vec<Peer>,
+    pub against: Vec<Program>,
     /// Where to write the result as JSON.
-    pub out: Option<PathBuf>,
+    pub json: Option<PathBuf>,
 }
 
-/// Cycles a packet of one case or peer, a figure a round.
-#[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// What ran.
-    pub name: String,
-    /// Cycles a packet of each round, in order.
-    pub cycles: Vec<f64>,
+/// What the process of a row says at its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The figure.
+    Figure(Figure),
+    /// Why there is none.
+    Failed(String),
 }
 
-impl Row {
-    /// The least disturbed round.
-    pub fn best(&self) -> f64 {
-        self.cycles.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-
-    /// The middle round.
-    pub fn median(&self) -> f64 {
-        let mut sorted = self.cycles.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-}
-
-/// A whole result, as it is written to a file.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// What ran where.
-    pub start: Facts,
-    /// Ours, then the peers.
-    pub rows: Vec<Row>,
-    /// Bytes a connection takes, both directions and the index.
-    pub bytes_per_connection: usize,
-}
-
-/// The machine and the settings.
-#[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
-pub struct Facts {
-    pub label: &'static str,
-    pub cpu: String,
-    pub kernel: String,
-    pub dpdk: String,
-    pub tsc_hz: u64,
-    pub hugepages: bool,
-    pub core: usize,
-    pub burst: usize,
-    pub rounds: usize,
-    pub packets: u64,
-}
-
-/// Runs everything and returns the table's data.
-pub fn run(options: &Options) -> Result<Report> {
-    let mut bed = relay::Bed::new(options.core)?;
-    let cases = relay::cases();
-    let row = |name: &str| Row { name: name.to_owned(), cycles: Vec::new() };
-    let mut ours: Vec<Row> = cases.iter().map(|c| row(c.name)).collect();
-    let mut peers: Vec<Row> = options.against.iter().map(|p| row(p.name())).collect();
-    for round in 0..options.rounds {
-        eprint!("\rround {} of {} ", round + 1, options.rounds);
-        for (case, row) in cases.iter().zip(&mut ours) {
-            row.cycles.push(bed.run(case, options.packets)?);
-        }
-        for (peer, row) in options.against.iter().zip(&mut peers) {
-            row.cycles.push(peer.run(options.core, bed.huge())?);
-        }
-    }
-    eprintln!();
-    let start = Facts {
-        label: "measured",
-        cpu: cpu(),
-        kernel: text_of("uname", &["-sr"]),
-        dpdk: text_of("pkg-config", &["--modversion", "libdpdk"]),
-        tsc_hz: bed.tsc_hz(),
-        hugepages: bed.huge(),
-        core: options.core,
-        burst: forwarder::io::BURST,
-        rounds: options.rounds,
-        packets: options.packets,
+/// Measures one row in this process.
+pub fn run_row(name: &str, settings: &Settings) -> Outcome {
+    let Some(row) = ROWS.iter().find(|r| r.name == name) else {
+        let names: Vec<_> = ROWS.iter().map(|r| r.name).collect();
+        return Outcome::Failed(format!("there is no row {name}; there are {}", names.join(", ")));
     };
-    let report =
-        Report { start, bytes_per_connection: bed.bytes_per_connection(), rows: [ours, peers].concat() };
-    if let Some(out) = &options.out {
+    match (row.run)(settings) {
+        Ok(figure) => Outcome::Figure(figure),
+        Err(e) => Outcome::Failed(format!("{e:#}")),
+    }
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// The program cannot start itself again, or the result cannot be written. A row that fails does not fail the others.
+pub fn run(options: &Options) -> Result<Report> {
+    let settings = Settings {
+        core: options.core,
+        packets: options.packets,
+        quick: options.quick,
+        huge: facts::hugepages(),
+    };
+    let mut start = Facts::gather(options, &settings);
+    let mut rows: Vec<Series> = ROWS.iter().map(|row| begin(row, &options.against)).collect();
+    let dir = Workdir::new()?;
+    for round in 1..=options.rounds {
+        for (row, series) in ROWS.iter().zip(&mut rows) {
+            if series.not_run.is_some() {
+                continue;
+            }
+            progress(&format!("round {round} of {}: {}", options.rounds, row.title));
+            match in_process(row, &settings, &dir)? {
+                Outcome::Figure(figure) => series.add(figure),
+                Outcome::Failed(reason) => series.failed.push(reason),
+            }
+        }
+    }
+    progress("");
+    start.tsc_hz = rows.iter().find_map(|s| s.parts.get("tsc_hz")?.first()).map(|hz| *hz as u64);
+    let report = Report {
+        goals: GOALS.iter().map(|goal| goal.judge(&rows)).collect(),
+        projection: projection::project(&rows, start.tsc_hz),
+        start,
+        rows,
+    };
+    if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(out, json + "\n").with_context(|| format!("{} cannot be written", out.display()))?;
+        std::fs::write(path, json + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
     }
     Ok(report)
 }
 
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let peers: Vec<&Row> = self.rows.iter().filter(|r| r.name.starts_with("testpmd")).collect();
-        let mut head = vec!["CYCLES A PACKET".to_owned(), ">BEST".to_owned(), ">MEDIAN".to_owned()];
-        head.extend(peers.iter().map(|p| format!(">/ {}", p.name)));
-        let head: Vec<&str> = head.iter().map(String::as_str).collect();
-        let mut table = Table::new(&head);
-        for row in &self.rows {
-            let ratios = peers.iter().map(|p| format!("{:.2}", row.best() / p.best()));
-            table.row(
-                [row.name.clone(), format!("{:.1}", row.best()), format!("{:.1}", row.median())]
-                    .into_iter()
-                    .chain(ratios),
-            );
-        }
-        let s = &self.start;
-        let mut text = String::new();
-        writeln!(
-            text,
-            "{}, {}, DPDK {}, TSC {} MHz, {}",
-            s.cpu,
-            s.kernel,
-            s.dpdk,
-            s.tsc_hz / 1_000_000,
-            pages(s.hugepages)
-        )?;
-        writeln!(
-            text,
-            "net_ring, hot packets, bursts of {}, core {}, {} rounds, ratios of the best",
-            s.burst, s.core, s.rounds
-        )?;
-        write!(text, "\n{table}\nmemory a connection, both directions: {} bytes", self.bytes_per_connection)?;
-        f.write_str(&text)
+fn begin(row: &Row, against: &[Program]) -> Series {
+    let peers = row.needs.iter().find_map(|need| match need {
+        Need::Peer(peer) if !against.contains(peer) => Some(format!("add --against {}", peer.name())),
+        need => need.missing(),
+    });
+    Series {
+        name: row.name,
+        title: row.title,
+        unit: row.unit,
+        figures: Vec::new(),
+        parts: Default::default(),
+        failed: Vec::new(),
+        not_run: peers,
     }
 }
 
-fn pages(huge: bool) -> &'static str {
-    if huge { "hugepages" } else { "4 KiB pages" }
+impl Series {
+    fn add(&mut self, figure: Figure) {
+        self.figures.push(figure.value);
+        for (part, value) in figure.parts {
+            self.parts.entry(part).or_default().push(value);
+        }
+    }
 }
 
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
-    model.map_or("unknown processor", |(_, name)| name.trim()).to_owned()
+/// Starts this program again for one row, and waits.
+fn in_process(row: &Row, settings: &Settings, dir: &Workdir) -> Result<Outcome> {
+    let limit = Duration::from_secs(if settings.quick { 120 } else { 600 });
+    let program = std::env::current_exe().context("the running program cannot be found")?;
+    let mut command = Command::new(program);
+    command.args(["core", "--row", row.name]);
+    command.args(["--core", &settings.core.to_string(), "--packets", &settings.packets.to_string()]);
+    command.args(settings.quick.then_some("--quick")).args(settings.huge.then_some("--huge"));
+    let mut process = Process::start(row.name.to_owned(), command, dir.path().join("row"))?;
+    let status = match process.wait(limit) {
+        Ok(status) => status,
+        Err(late) => return Ok(Outcome::Failed(late.to_string())),
+    };
+    let said = process.output()?.stdout;
+    let last = said.lines().last().unwrap_or_default();
+    Ok(serde_json::from_str(last)
+        .unwrap_or_else(|_| Outcome::Failed(format!("it ended with {status}: {}", process.said()))))
 }
 
-fn text_of(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+/// One line on a terminal that the next one replaces.
+fn progress(line: &str) {
+    let mut err = std::io::stderr();
+    if !err.is_terminal() {
+        return;
+    }
+    // Nobody is left to tell.
+    let _ = write!(err, "\r\x1b[K{line}").and_then(|()| err.flush());
 }

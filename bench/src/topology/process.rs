@@ -32,7 +32,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its output in `LOG.out` and `LOG.err`.
-    pub(super) fn start(what: String, mut command: Command, log: PathBuf) -> Result<Process, TopologyError> {
+    pub(crate) fn start(what: String, mut command: Command, log: PathBuf) -> Result<Process, TopologyError> {
         for (kind, set) in
             [("out", Command::stdout as fn(&mut Command, fs::File) -> &mut Command), ("err", Command::stderr)]
         {
