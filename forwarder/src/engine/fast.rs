@@ -55,24 +55,29 @@ impl Lane {
     }
 }
 
-/// What a frame's first 14 or 18 bytes must say to be ours.
+/// What a frame must say to be ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expect {
-    /// Destination MAC, in the low 48 bits as it lies in the frame.
-    mac: u64,
+    /// Destination MAC, and of an untagged port the beginning of IPv4: the frame's first 16 bytes under [`MAC_AND_IPV4`].
+    first: u128,
     /// VLAN id, when the port is tagged.
     pub(super) vlan: Option<u16>,
-    /// Tag of keys of this port: IPv4, UDP.
-    tag: u8,
+    /// Second word of keys of this port, without the ports: IPv4, UDP.
+    tag: u64,
 }
 
-const MAC_BITS: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+/// Of the first 16 bytes of an untagged IPv4 frame: destination MAC, ethertype, version and header length.
+const MAC_AND_IPV4: u128 =
+    u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0]);
+/// Of the same, the destination MAC.
+const MAC: u128 = u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 
 impl Expect {
     pub(super) fn new(port: PortIndex, mac: Mac, vlan: Option<u16>) -> Self {
         let m = mac.0;
-        let mac = u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0]);
-        Self { mac, vlan, tag: tag::KEY | port }
+        let first =
+            u128::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0, 0, 0, 0, 0, 8, 0, 0x45, 0]);
+        Self { first, vlan, tag: key::rest(0, tag::KEY | port) }
     }
 }
 
@@ -141,69 +146,90 @@ fn fill<const L3: usize>(
     // The shortest packet of all that pass: IPv4 and UDP headers.
     let (eth, packet) = head.split_first_chunk::<L3>()?;
     let h = packet.first_chunk::<28>()?;
-    if ne64(eth, 0) & MAC_BITS != expect.mac {
+    let first = u128::from_ne_bytes(bytes(head, 0)) ^ expect.first;
+    let ipv4 = if L3 == UNTAGGED {
+        first & MAC_AND_IPV4 == 0
+    } else {
+        let ours = be16(eth, 12) == ETHERTYPE_VLAN && expect.vlan == Some(be16(eth, 14) & 0xfff);
+        first & MAC == 0 && ours && be16(eth, 16) == ETHERTYPE_IPV4 && h[0] == 0x45
+    };
+    if !ipv4 {
+        return fill6::<L3>(lane, expect, hash, head, frame_len);
+    }
+    let total = u32::from(be16(h, 2));
+    let fits = total >= 28 && L3 as u32 + total <= frame_len;
+    if be16(h, 6) & 0x3fff != 0 || h[8] <= 1 || !fits || !header_sum_ok(h) {
         return None;
     }
-    if L3 == TAGGED
-        && (be16(eth, 12) != ETHERTYPE_VLAN || expect.vlan.is_none_or(|vlan| be16(eth, 14) & 0xfff != vlan))
-    {
-        return None;
-    }
-    let ethertype = be16(eth, L3 - 2);
-    if ethertype == ETHERTYPE_IPV4 && h[0] == 0x45 {
-        let total = u32::from(be16(h, 2));
-        let not_fragment = be16(h, 6) & 0x3fff == 0;
-        let ports = ne32(h, 20);
-        let fits = total >= 28 && L3 as u32 + total <= frame_len;
-        if !not_fragment || h[8] <= 1 || !fits || !header_sum_ok(h) {
+    let addrs = ne64(h, 12);
+    let rest = if h[9] == PROTO_UDP {
+        // Nearly always it says what the IP header says; anything else may be right, too, and is looked at elsewhere.
+        if u32::from(be16(h, 24)) + 20 != total {
             return None;
         }
-        let protocol = transport::<20>(lane, packet, h[9], be16(h, 24), total - 20)?;
-        lane.key = [ne64(h, 12), key::rest(ports, expect.tag | protocol)];
-        lane.hash = hash.hash2(lane.key[0], lane.key[1]);
-    } else if ethertype == ETHERTYPE_IPV6 && h[0] >> 4 == 6 {
-        let h = packet.first_chunk::<48>()?;
-        let payload = u32::from(be16(h, 4));
-        if h[7] <= 1 || L3 as u32 + 40 + payload > frame_len {
-            return None;
-        }
-        let protocol = transport::<40>(lane, packet, h[6], be16(h, 44), payload)?;
-        // Over IPv6 a datagram has a checksum (RFC 8200 section 8.1).
-        if protocol == 0 && be16(h, 46) == 0 {
-            return None;
-        }
-        let (src, dst) = addrs6(h);
-        lane.key = [0, key::rest(ne32(h, 40), expect.tag | tag::V6 | protocol)];
-        lane.hash = hash.hash5(src, dst, lane.key[1]);
+        lane.flags = 0;
+        u64::from(ne32(h, 20)) | expect.tag
+    } else if h[9] == PROTO_TCP {
+        lane.flags = tcp_flags::<20>(packet, total - 20)?;
+        u64::from(ne32(h, 20)) | expect.tag | key::rest(0, tag::TCP)
     } else {
         return None;
-    }
+    };
+    lane.key = [addrs, rest];
+    lane.hash = hash.hash2(addrs, rest);
     lane.frame_len = frame_len;
     Some(())
 }
 
-/// Checks a transport header at offset `AT`, of `len` bytes with all that follows; `udp_len` is what its UDP length field would
-/// be. Fills in TCP's flags and returns the protocol's part of the tag.
+/// [`fill`] for IPv6.
 #[inline(always)]
-fn transport<const AT: usize>(
+fn fill6<const L3: usize>(
     lane: &mut Lane,
-    packet: &[u8],
-    protocol: u8,
-    udp_len: u16,
-    len: u32,
-) -> Option<u8> {
-    if protocol == PROTO_UDP {
-        lane.flags = 0;
-        (udp_len >= 8 && u32::from(udp_len) <= len).then_some(0)
-    } else if protocol == PROTO_TCP {
-        // The whole fixed header must lie in the first segment: it is rewritten there.
-        let header = packet.get(AT..AT + tcp::HEADER)?;
-        let offset = u32::from(header[12] >> 4) * 4;
-        lane.flags = header[13];
-        (offset >= 20 && offset <= len).then_some(tag::TCP)
-    } else {
-        None
+    expect: &Expect,
+    hash: &HashKey,
+    head: &[u8],
+    frame_len: u32,
+) -> Option<()> {
+    let (eth, packet) = head.split_first_chunk::<L3>()?;
+    let h = packet.first_chunk::<48>()?;
+    let first = u128::from_ne_bytes(bytes(head, 0)) ^ expect.first;
+    let ours =
+        L3 == UNTAGGED || be16(eth, 12) == ETHERTYPE_VLAN && expect.vlan == Some(be16(eth, 14) & 0xfff);
+    if first & MAC != 0 || !ours || be16(eth, L3 - 2) != ETHERTYPE_IPV6 || h[0] >> 4 != 6 {
+        return None;
     }
+    let payload = u32::from(be16(h, 4));
+    if h[7] <= 1 || payload < 8 || L3 as u32 + 40 + payload > frame_len {
+        return None;
+    }
+    let protocol = if h[6] == PROTO_UDP {
+        // Over IPv6 a datagram has a checksum (RFC 8200 section 8.1).
+        if u32::from(be16(h, 44)) != payload || be16(h, 46) == 0 {
+            return None;
+        }
+        lane.flags = 0;
+        0
+    } else if h[6] == PROTO_TCP {
+        lane.flags = tcp_flags::<40>(packet, payload)?;
+        tag::TCP
+    } else {
+        return None;
+    };
+    let (src, dst) = addrs6(h);
+    let rest = u64::from(ne32(h, 40)) | expect.tag | key::rest(0, tag::V6 | protocol);
+    lane.key = [0, rest];
+    lane.hash = hash.hash5(src, dst, rest);
+    lane.frame_len = frame_len;
+    Some(())
+}
+
+/// Checks a TCP header at offset `AT`, of `len` bytes with all that follows; returns its flags.
+#[inline(always)]
+fn tcp_flags<const AT: usize>(packet: &[u8], len: u32) -> Option<u8> {
+    // The whole fixed header must lie in the first segment: it is rewritten there.
+    let header = packet.get(AT..AT + tcp::HEADER)?;
+    let offset = u32::from(header[12] >> 4) * 4;
+    (offset >= 20 && offset <= len).then_some(header[13])
 }
 
 /// Source and destination of an IPv6 header.
@@ -255,8 +281,8 @@ impl Relay<'_> {
             return Err(Unsent::Unusual(packet));
         }
         let flow = half.flow as usize;
-        let Some(version) = self.versions.get(flow) else { return Err(Unsent::Unusual(packet)) };
         let Some(counters) = self.counters.flows.get(flow) else { return Err(Unsent::Unusual(packet)) };
+        let Some(version) = self.versions.get(flow) else { return Err(Unsent::Unusual(packet)) };
         let Some(adjacency) = self.adjacencies.get(usize::from(half.next_hop)) else {
             return Err(Unsent::Unusual(packet));
         };

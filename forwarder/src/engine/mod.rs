@@ -192,7 +192,7 @@ impl<B: PacketBuf> Engine<B> {
                 table.prefetch6(lane.found);
             }
         }
-        let mut packets = burst.take().into_iter();
+        let mut packets = burst.drain(..);
         let mut next = 0;
         loop {
             let mut relay = fast::Relay {
