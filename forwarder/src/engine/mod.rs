@@ -21,7 +21,7 @@ mod verdict;
 use std::sync::Arc;
 
 pub use output::{Edge, Output};
-pub use peers::{Peers, peers};
+pub use peers::{HANDOVER, Peers, peers};
 pub use start::engines;
 pub use sweep::{ConnRow, Timeouts};
 pub use verdict::DropReason;
@@ -30,7 +30,7 @@ use crate::api::FlowState;
 use crate::counters::WorkerCounters;
 use crate::flow::key::Addrs;
 use crate::flow::table::seen;
-use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts};
+use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::nat::apply;
 use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
@@ -63,6 +63,8 @@ pub struct Parts<B> {
     pub timeouts: Timeouts,
     /// The other workers.
     pub peers: Peers<B>,
+    /// Whose the packets of each port are.
+    pub steering: Arc<[Steering]>,
 }
 
 /// A packet, rewritten but for its Ethernet header, that waits for its next hop's MAC address.
@@ -90,6 +92,7 @@ pub struct Engine<B> {
     ports: SourcePorts,
     timeouts: Timeouts,
     peers: Peers<B>,
+    steering: Arc<[Steering]>,
     now: Millis,
     expect: Vec<Expect>,
     lanes: [Lane; BURST],
@@ -120,6 +123,7 @@ impl<B: PacketBuf> Engine<B> {
             ports: parts.ports,
             timeouts: parts.timeouts,
             peers: parts.peers,
+            steering: parts.steering,
             now: 0,
             expect,
             lanes: [Lane::SLOW; BURST],
@@ -141,14 +145,25 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) {
+        let bytes = burst.iter().map(|packet| packet.frame_len() as u64).sum();
+        self.counters.queues[usize::from(port)].rx.add(burst.len() as u64, bytes);
+        self.relay_burst(edge, port, burst);
+    }
+
+    /// The same for packets that were counted where they came in.
+    #[inline]
+    fn relay_burst<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
         let n = burst.len();
         let expect = self.expect[usize::from(port)];
         for packet in burst.iter() {
             packet.prefetch();
         }
-        let mut bytes = 0;
         for (lane, packet) in self.lanes.iter_mut().zip(burst.iter()) {
-            bytes += packet.frame_len() as u64;
             *lane = fast::parse(&expect, packet.head(), packet.frame_len());
             lane.hash = match lane.class {
                 Class::V4 => self.table.hash4(lane.addrs, lane.rest),
@@ -160,7 +175,6 @@ impl<B: PacketBuf> Engine<B> {
             };
             self.table.prefetch_bucket(lane.hash);
         }
-        self.counters.queues[usize::from(port)].rx.add(n as u64, bytes);
         for lane in &mut self.lanes[..n] {
             lane.found = match lane.class {
                 Class::V4 => self.table.candidate(lane.hash),
@@ -183,9 +197,11 @@ impl<B: PacketBuf> Engine<B> {
                 Some(found) if self.table.conn(found.conn()).epoch == self.epoch => {
                     self.relay(edge, port, &lane, IP4_HEADER, found, packet);
                 }
-                _ => self.slow(edge, port, packet),
+                None => self.unknown(edge, port, &lane, packet),
+                Some(_) => self.slow(edge, port, packet),
             }
         }
+        self.peers.publish();
         self.free_dropped(edge);
     }
 
@@ -193,6 +209,11 @@ impl<B: PacketBuf> Engine<B> {
     /// move to their alternate bucket.
     #[cold]
     fn find_elsewhere(&self, lane: &Lane, packet: &B) -> Option<Found> {
+        self.table.find_hashed(lane.hash, &Self::key_of(lane, packet)?)
+    }
+
+    /// The key of a packet that the parser let through.
+    fn key_of(lane: &Lane, packet: &B) -> Option<Key> {
         let addrs = match lane.class {
             Class::V4 => Addrs::V4(lane.addrs),
             Class::V6 => {
@@ -201,7 +222,7 @@ impl<B: PacketBuf> Engine<B> {
             }
             Class::Slow => return None,
         };
-        self.table.find_hashed(lane.hash, &Key { addrs, rest: lane.rest })
+        Some(Key { addrs, rest: lane.rest })
     }
 
     /// Sends a packet of a connection on its way: checks, rewrite, counters, Ethernet header, batch.

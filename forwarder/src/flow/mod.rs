@@ -5,12 +5,15 @@ mod hash;
 pub mod key;
 mod ports;
 pub mod set;
+pub mod steering;
 pub mod table;
+pub mod toeplitz;
 
 pub use hash::HashKey;
 pub use key::{Key, Tuple};
 pub use ports::SourcePorts;
 pub use set::{Flow, FlowSet};
+pub use steering::Steering;
 pub use table::{ConnTable, Direction, Found};
 
 /// Milliseconds of the worker's clock. Wraps after 49 days; compare with `wrapping_sub`.
