@@ -143,6 +143,7 @@ impl Bed {
                 multicast: Vec::new(),
                 vlan: None,
                 one_pool: true,
+                steer: None,
             };
             let (port, queue, pair) = Port::from_rings(settings, 256, &pool)?;
             ports.push(port);
