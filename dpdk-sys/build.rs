@@ -93,6 +93,7 @@ fn bind(flags: &[String], version: &str) -> Result<bindgen::Bindings, String> {
         .allowlist_function("rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id)")
         .allowlist_function("rte_eth_dev_(set_mtu|set_mc_addr_list|adjust_nb_rx_tx_desc|vlan_filter)")
         .allowlist_function("rte_eth_(rx_queue_setup|tx_queue_setup|stats_get|macaddr_get)")
+        .allowlist_function("rte_eth_dev_rss_reta_(update|query)")
         .allowlist_function("rte_eth_(allmulticast_enable|promiscuous_enable)")
         .allowlist_function("rte_telemetry_register_cmd|rte_tel_data_start_dict")
         // Known to Rust by pointer only (see src/lib.rs): their shapes differ between releases.

@@ -1,10 +1,12 @@
 #include "shim.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include <rte_cycles.h>
 #include <rte_log.h>
 #include <rte_mbuf_pool_ops.h>
+#include <rte_thash.h>
 #include <rte_version.h>
 
 uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n)
@@ -69,6 +71,63 @@ int s2_link(uint16_t port, int *up, uint32_t *mbps)
 	return 0;
 }
 
+int s2_rss_set(uint16_t port, const uint8_t *key, uint8_t len, uint64_t types)
+{
+	uint8_t was[UINT8_MAX] = {0};
+	struct rte_eth_rss_conf conf = {.rss_key = (uint8_t *)(uintptr_t)key, .rss_key_len = len, .rss_hf = types};
+	struct rte_eth_rss_conf back = {.rss_key = was, .rss_key_len = len};
+	int err;
+
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 11, 0, 0)
+	conf.algorithm = RTE_ETH_HASH_FUNCTION_TOEPLITZ;
+#endif
+	err = rte_eth_dev_rss_hash_update(port, &conf);
+	if (err < 0)
+		return err;
+	err = rte_eth_dev_rss_hash_conf_get(port, &back);
+	if (err < 0)
+		return err;
+	return memcmp(key, was, len) == 0 && (back.rss_hf & types) == types ? 0 : -EIO;
+}
+
+int s2_flow_ports(uint16_t port, bool tagged, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make)
+{
+	struct rte_flow_attr attr = {.ingress = 1};
+	struct rte_flow_item_tcp tcp_is = {.hdr.dst_port = rte_cpu_to_be_16(dst)};
+	struct rte_flow_item_tcp tcp_mask = {.hdr.dst_port = rte_cpu_to_be_16(mask)};
+	struct rte_flow_item_udp udp_is = {.hdr.dst_port = rte_cpu_to_be_16(dst)};
+	struct rte_flow_item_udp udp_mask = {.hdr.dst_port = rte_cpu_to_be_16(mask)};
+	struct rte_flow_item pattern[5] = {{.type = RTE_FLOW_ITEM_TYPE_ETH}};
+	struct rte_flow_action_queue to = {.index = queue};
+	struct rte_flow_action actions[] = {{.type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to},
+					    {.type = RTE_FLOW_ACTION_TYPE_END}};
+	struct rte_flow_error error;
+	unsigned int n = 1;
+
+	if (tagged)
+		pattern[n++].type = RTE_FLOW_ITEM_TYPE_VLAN;
+	pattern[n++].type = v6 ? RTE_FLOW_ITEM_TYPE_IPV6 : RTE_FLOW_ITEM_TYPE_IPV4;
+	pattern[n].type = tcp ? RTE_FLOW_ITEM_TYPE_TCP : RTE_FLOW_ITEM_TYPE_UDP;
+	pattern[n].spec = tcp ? (void *)&tcp_is : (void *)&udp_is;
+	pattern[n++].mask = tcp ? (void *)&tcp_mask : (void *)&udp_mask;
+	pattern[n].type = RTE_FLOW_ITEM_TYPE_END;
+	if (!make)
+		return rte_flow_validate(port, &attr, pattern, actions, &error);
+	return rte_flow_create(port, &attr, pattern, actions, &error) == NULL ? -rte_errno : 0;
+}
+
+void s2_flow_flush(uint16_t port)
+{
+	struct rte_flow_error error;
+
+	rte_flow_flush(port, &error);
+}
+
+uint32_t s2_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key)
+{
+	return rte_softrss(tuple, words, key);
+}
+
 int s2_tel_add_u64(struct rte_tel_data *d, const char *name, uint64_t value)
 {
 #if RTE_VERSION >= RTE_VERSION_NUM(23, 3, 0, 0)
@@ -118,6 +177,9 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		{'f', "S2_RX_OFFLOAD_SCATTER", RTE_ETH_RX_OFFLOAD_SCATTER},
 		{'f', "S2_TX_OFFLOAD_MULTI_SEGS", RTE_ETH_TX_OFFLOAD_MULTI_SEGS},
 		{'f', "S2_TX_OFFLOAD_MBUF_FAST_FREE", RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},
+		{'f', "S2_RSS_PORTS", RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP |
+					      RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP},
+		{'s', "sizeof rte_eth_rss_reta_entry64", sizeof(struct rte_eth_rss_reta_entry64)},
 		{'f', "S2_RSS_IP_TCP_UDP", RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP},
 	};
 	unsigned int seen = 0;

@@ -11,6 +11,7 @@
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
@@ -49,6 +50,9 @@ static const uint64_t S2_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t S2_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t S2_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 static const uint64_t S2_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+/* Addresses and ports of TCP and UDP, over both families. */
+static const uint64_t S2_RSS_PORTS = RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP |
+				     RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
 
 uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n);
 uint16_t s2_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t n);
@@ -74,6 +78,22 @@ void s2_log_to_stderr(void);
 
 /* Link state without waiting; mbps is 0 when unknown. Negative errno on failure. */
 int s2_link(uint16_t port, int *up, uint32_t *mbps);
+
+/*
+ * Sets key and hash types, and Toeplitz where the release can tell hash functions apart. 0, or a negative errno; also when
+ * what is read back is something else (-EIO).
+ */
+int s2_rss_set(uint16_t port, const uint8_t *key, uint8_t len, uint64_t types);
+
+/*
+ * A flow rule: TCP or UDP over IPv4 or IPv6, perhaps behind a VLAN tag, whose destination port is `dst` under `mask`, goes to
+ * a queue. Asks the driver, or has it made. 0, or a negative errno.
+ */
+int s2_flow_ports(uint16_t port, bool tagged, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make);
+void s2_flow_flush(uint16_t port);
+
+/* rte_softrss, which tests compare with. `key` is aligned to 4 and one word longer than the tuple. */
+uint32_t s2_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key);
 
 int s2_tel_add_u64(struct rte_tel_data *d, const char *name, uint64_t value);
 

@@ -51,6 +51,7 @@ fn flags_of_64_bits() {
         named! {
             S2_RX_VLAN S2_RX_VLAN_STRIPPED S2_RX_OFFLOAD_VLAN_STRIP S2_RX_OFFLOAD_VLAN_FILTER
             S2_RX_OFFLOAD_SCATTER S2_TX_OFFLOAD_MULTI_SEGS S2_TX_OFFLOAD_MBUF_FAST_FREE S2_RSS_IP_TCP_UDP
+            S2_RSS_PORTS
         },
     );
 }
@@ -69,6 +70,7 @@ fn sizes_and_limits() {
             ("sizeof rte_eth_dev_info", size_of::<rte_eth_dev_info>() as u64),
             ("sizeof rte_eth_stats", size_of::<rte_eth_stats>() as u64),
             ("sizeof rte_ether_addr", size_of::<rte_ether_addr>() as u64),
+            ("sizeof rte_eth_rss_reta_entry64", size_of::<rte_eth_rss_reta_entry64>() as u64),
             ("offset rte_eth_conf.rx_adv_conf", offset_of!(rte_eth_conf, rx_adv_conf) as u64),
             ("offset rte_eth_dev_info.max_rx_queues", offset_of!(rte_eth_dev_info, max_rx_queues) as u64),
             ("offset rte_eth_dev_info.tx_offload_capa", offset_of!(rte_eth_dev_info, tx_offload_capa) as u64),

@@ -15,6 +15,8 @@ pub struct QueueCounters {
     pub rx: CountPair,
     /// Frames the device took.
     pub tx: CountPair,
+    /// Frames received here and handed to the worker they belong to.
+    pub handed_over: Counter,
     /// Drops of frames received here.
     drops: [Counter; DropReason::COUNT],
 }
@@ -24,6 +26,7 @@ impl Default for QueueCounters {
         Self {
             rx: CountPair::default(),
             tx: CountPair::default(),
+            handed_over: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
         }
     }
@@ -54,8 +57,6 @@ pub struct WorkerCounters {
     pub originated: Counter,
     /// Frames held: TX batches and those waiting for a next hop. A gauge.
     pub held: Counter,
-    /// Frames handed to other workers.
-    pub handed_over: Counter,
     /// Frames taken from other workers.
     pub taken_over: Counter,
     /// Connections. A gauge.
@@ -82,7 +83,6 @@ impl WorkerCounters {
             flows: (0..flows).map(|_| FlowCounters::default()).collect(),
             originated: Counter::default(),
             held: Counter::default(),
-            handed_over: Counter::default(),
             taken_over: Counter::default(),
             connections: Counter::default(),
             loops: Counter::default(),
@@ -109,6 +109,11 @@ impl WorkerCounters {
     pub fn sent(&self) -> u64 {
         let tx: u64 = self.queues.iter().map(|q| q.tx.packets.get()).sum();
         tx.saturating_sub(self.originated.get())
+    }
+
+    /// Frames handed to other workers, of all ports.
+    pub fn handed_over(&self) -> u64 {
+        self.queues.iter().map(|q| q.handed_over.get()).sum()
     }
 
     /// Frames dropped for any reason.

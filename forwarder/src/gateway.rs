@@ -16,7 +16,8 @@ use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
 use crate::engine::{ConnRow, DropReason};
 use crate::flow::set::{CountPair, FlowCounters};
-use crate::flow::{Direction, Flow, FlowSet, Tuple};
+use crate::flow::steering::How;
+use crate::flow::{Direction, Flow, FlowSet, Steering, Tuple};
 use crate::neighbor::Neighbor;
 use crate::net::Network;
 use crate::residence::{Counts, Histogram};
@@ -362,6 +363,12 @@ impl Gateway {
         Ok(all)
     }
 
+    /// How a port's packets come to their workers. Devices that do not tell, as in tests, do nothing about it.
+    fn steering(&self, port: usize) -> How {
+        let told = self.net.ports[port].steering.as_ref().map(Steering::how);
+        told.unwrap_or(if self.workers.len() > 1 { How::HandOver } else { How::OneWorker })
+    }
+
     fn ports(&self) -> Result<Vec<PortInfo>, ApiError> {
         let neighbors = self.neighbors()?;
         let info = |(i, config): (usize, &crate::config::PortConfig)| {
@@ -385,6 +392,8 @@ impl Gateway {
                 vlan: config.vlan,
                 gateway: config.gateway.clone(),
                 queues: status.queues,
+                steering: self.steering(i).to_string(),
+                handed_over: self.workers.iter().map(|w| w.counters.queues[i].handed_over.get()).sum(),
                 numa_node: status.numa_node,
                 link: status.link,
                 speed: status.speed,
@@ -431,7 +440,7 @@ impl Gateway {
                 received: c.received(),
                 sent: c.sent(),
                 held: c.held.get(),
-                handed_over: c.handed_over.get(),
+                handed_over: c.handed_over(),
                 taken_over: c.taken_over.get(),
                 loops: c.loops.get(),
                 busy_loops: c.busy_loops.get(),
@@ -511,11 +520,16 @@ impl Gateway {
                 let source = self.net.sources(out_port, to_target).next();
                 e.rewritten_src = source.map(|address| std::net::SocketAddr::new(address, 0));
                 e.rewritten_dst = Some(flow.spec.target);
-                match &self.workers[..] {
-                    [only] => e.worker = Some(only.index),
-                    _ => e
-                        .steps
-                        .push("the worker whose queue the device puts it in will own the connection".into()),
+                // Where nobody told how packets are steered, the workers have a secret of their own.
+                let steering = self.net.ports[usize::from(tuple.port)].steering.as_ref();
+                e.worker = match &self.workers[..] {
+                    [only] => Some(only.index),
+                    _ => steering.map(|steering| steering.home(&key)),
+                };
+                if e.worker.is_none() {
+                    e.steps.push(
+                        "a hash of its addresses and ports tells which worker will own the connection".into(),
+                    );
                 }
                 self.explain_next_hop(&mut e, out_port, to_target, &neighbors);
                 Ok(e)

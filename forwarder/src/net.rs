@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::{Config, PortConfig, is_edge};
+use crate::flow::Steering;
 use crate::io::PortIndex;
 use crate::neighbor::PortL2;
 use crate::wire::eth::Mac;
@@ -26,6 +27,8 @@ pub struct PortNet {
     pub addresses: Vec<IpNet>,
     /// The IPv6 link-local address made from the MAC (RFC 4291 appendix A).
     pub link_local: Ipv6Addr,
+    /// How its packets come to their workers, when the device has told.
+    pub steering: Option<Steering>,
 }
 
 /// Ports and routes.
@@ -46,9 +49,19 @@ impl Network {
             mtu: p.mtu,
             addresses: p.addresses.clone(),
             link_local: link_local(*mac),
+            steering: None,
         };
         let ports = config.ports.iter().zip(macs).map(port).collect();
         Self { ports, config }
+    }
+
+    /// Says how the ports' packets come to their workers, in the order of the ports.
+    #[must_use]
+    pub fn steered(mut self, steering: impl IntoIterator<Item = Steering>) -> Self {
+        for (port, steering) in self.ports.iter_mut().zip(steering) {
+            port.steering = Some(steering);
+        }
+        self
     }
 
     /// The port and next hop towards `to`, by longest prefix.

@@ -13,8 +13,9 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use crate::config::{Config, Device as DeviceName};
-use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, WorkerThread};
-use crate::engine::{DropReason, engines};
+use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
+use crate::engine::{DropReason, HANDOVER, engines};
+use crate::flow::steering::How;
 use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::TX_BATCH;
 use crate::net::Network;
@@ -80,6 +81,7 @@ pub struct Server {
     ticker: Option<JoinHandle<()>>,
     service: Option<Running>,
     gateway: Arc<Gateway>,
+    cores: Vec<usize>,
 }
 
 impl Server {
@@ -103,38 +105,17 @@ impl Server {
         let node = placement.port_nodes.iter().flatten().next().copied();
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
 
-        let mut ports = Vec::new();
-        let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
-        for (index, p) in (0..).zip(&config.ports) {
-            let settings = PortSettings {
-                index,
-                name: p.name.clone(),
-                device: p.device.clone(),
-                queues: workers as u16,
-                mtu: p.mtu,
-                rx_descriptors: DESCRIPTORS,
-                tx_descriptors: DESCRIPTORS,
-                multicast: multicast(&p.addresses),
-                vlan: p.vlan,
-                one_pool: true,
-            };
-            let (port, opened) = Port::open(&eal, settings, &pool)?;
-            for (worker, queue) in queues.iter_mut().zip(opened) {
-                worker.push(queue);
-            }
-            ports.push(port);
-        }
+        let (cores, (ports, queues)) = open_for(&eal, &config, placement, &pool)?;
         let macs: Vec<Mac> = ports.iter().map(|p| Mac(p.mac())).collect();
-        let net = Arc::new(Network::new(Arc::clone(&config), &macs));
+        let steering = ports.iter().map(|p| p.steering().clone());
+        let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
 
-        let (publisher, engines) = engines(&config, &net, workers)?;
+        let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
         let (ready, readiness) = mpsc::channel();
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
-        for (index, ((engine, queues), core)) in
-            engines.into_iter().zip(queues).zip(&placement.workers).enumerate()
-        {
+        for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&cores).enumerate() {
             let io = DpdkIo::new(queues, Arc::clone(&pool));
             let (worker, handle) = Worker::new(
                 engine,
@@ -152,7 +133,7 @@ impl Server {
         }
         drop(ready);
         // A worker that cannot work would leave its queues unread: without all of them there is no start.
-        for _ in &placement.workers {
+        for _ in &cores {
             readiness.recv().map_err(|_| anyhow!("a worker ended before it began"))??;
         }
         let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
@@ -174,7 +155,13 @@ impl Server {
             ticker: Some(ticker),
             service: Some(service),
             gateway,
+            cores,
         })
+    }
+
+    /// Cores of the workers.
+    pub fn cores(&self) -> &[usize] {
+        &self.cores
     }
 
     /// The operator's view.
@@ -204,6 +191,68 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Ports, and of each worker its queues.
+type Opened = (Vec<Arc<Port>>, Vec<Vec<Queue>>);
+
+/// Opens the ports for the workers placed. Where these were not listed they are one when a device does not bring packets to
+/// several by itself: handing over takes more than it gives.
+fn open_for(
+    eal: &Arc<Eal>,
+    config: &Config,
+    placement: &Placement,
+    pool: &Arc<Mempool>,
+) -> Result<(Vec<usize>, Opened)> {
+    let cores = placement.workers.clone();
+    if placement.chosen && cores.len() > 1 {
+        let why = match open(eal, config, cores.len(), pool) {
+            Ok((ports, queues)) => match ports.iter().find(|p| p.steering().how() == How::HandOver) {
+                None => return Ok((cores, (ports, queues))),
+                Some(port) => {
+                    format!("port {}: driver {} does not steer packets", port.settings().name, port.driver())
+                }
+            },
+            Err(e) => e.to_string(),
+        };
+        eprintln!(
+            "s2ds: one worker instead of {} ({why}); list cores in workers.cores to have more",
+            cores.len()
+        );
+    }
+    let cores = if placement.chosen { cores.into_iter().take(1).collect() } else { cores };
+    let opened = open(eal, config, cores.len(), pool)?;
+    Ok((cores, opened))
+}
+
+fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
+    let mut ports = Vec::new();
+    let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, p) in (0..).zip(&config.ports) {
+        let settings = PortSettings {
+            index,
+            name: p.name.clone(),
+            device: p.device.clone(),
+            queues: workers as u16,
+            mtu: p.mtu,
+            rx_descriptors: DESCRIPTORS,
+            tx_descriptors: DESCRIPTORS,
+            multicast: multicast(&p.addresses),
+            vlan: p.vlan,
+            one_pool: true,
+            steer: Some(Steer {
+                source_ports: config.limits.source_ports.clone(),
+                v4: p.addresses.iter().any(|a| a.addr().is_ipv4()),
+                v6: p.addresses.iter().any(|a| a.addr().is_ipv6()),
+            }),
+        };
+        let (port, opened) = Port::open(eal, settings, pool)?;
+        for (worker, queue) in queues.iter_mut().zip(opened) {
+            worker.push(queue);
+        }
+        ports.push(port);
+    }
+    Ok((ports, queues))
 }
 
 /// Worker threads of a start that may still fail: then they end with it.
@@ -317,7 +366,8 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
 /// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
 fn mbufs(ports: usize, workers: usize) -> u32 {
     let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
-    (queues + workers * (2 * CACHE as usize + 2048)) as u32
+    let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
+    (queues + on_their_way + workers * (2 * CACHE as usize + 2048)) as u32
 }
 
 fn pci(device: &DeviceName) -> Option<String> {

@@ -17,6 +17,8 @@ pub struct Placement {
     pub main: usize,
     /// One worker a core.
     pub workers: Vec<usize>,
+    /// The workers were not listed: there is only the first when a device does not steer packets.
+    pub chosen: bool,
     /// NUMA node of each port's device, in configuration order, when known.
     pub port_nodes: Vec<Option<i32>>,
     /// Sentences about what is not as it should be, and about what was chosen.
@@ -50,7 +52,17 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
             cores.clone()
         }
         Cores::Auto => {
-            choose(&available, port_nodes.iter().flatten().next().copied(), &core_node).into_iter().collect()
+            let (most, why) = most_workers(config);
+            let node = port_nodes.iter().flatten().next().copied();
+            let cores = choose(&available, node, most, &core_node);
+            notices.push(match cores.len() {
+                n if n > 1 => format!(
+                    "{n} workers if every device steers packets to them, else one; see s2ctl port list"
+                ),
+                _ if most > 1 => "one worker: this process has no more cores near the devices".to_owned(),
+                _ => format!("one worker: {why}; list cores in workers.cores to have more"),
+            });
+            cores
         }
     };
     // On the workers' node, because the tables they use are filled from here.
@@ -78,17 +90,45 @@ pub fn place(config: &Config) -> Result<Placement, PlacementError> {
             ));
         }
     }
-    Ok(Placement { main, workers, port_nodes, notices })
+    let chosen = config.workers.cores == Cores::Auto;
+    Ok(Placement { main, workers, chosen, port_nodes, notices })
 }
 
-/// `auto`: one worker near the devices. More are the operator's to ask for: replies that the device puts in another worker's
-/// queue have to be handed over, which costs more than it gains until the device steers them.
+/// Most workers that `auto` takes: they poll, and the machine has other work.
+const AUTO_MOST: usize = 4;
+
+/// How many workers may serve these devices without being asked for, and why not more. Packets that a device puts in another
+/// worker's queue have to be handed over, which takes more than it gives; what a device can do shows when it is opened.
+fn most_workers(config: &Config) -> (usize, String) {
+    let steers = |device: &Device| matches!(device, Device::Pci(_) | Device::Vdev(_));
+    if let Some(p) = config.ports.iter().find(|p| !steers(&p.device)) {
+        return (1, format!("port {}: {} does not steer packets to several", p.name, p.device));
+    }
+    let fewest = config.ports.iter().filter_map(|p| Some((usize::from(p.queues?), &p.name))).min();
+    match fewest {
+        Some((queues, name)) if queues < AUTO_MOST => {
+            (queues.max(1), format!("port {name}: queues = {queues}"))
+        }
+        _ => (AUTO_MOST, String::new()),
+    }
+}
+
+/// `auto`: cores near the devices, at most `most` and at least one.
 ///
-/// The first core of a machine has most of the kernel's work and is left alone where there are others.
-fn choose(available: &[usize], node: Option<i32>, core_node: &dyn Fn(usize) -> Option<i32>) -> Option<usize> {
+/// The first core of a machine has most of the kernel's work and is left alone where there are others; so is the last one near
+/// the devices, for everything that is not a worker.
+fn choose(
+    available: &[usize],
+    node: Option<i32>,
+    most: usize,
+    core_node: &dyn Fn(usize) -> Option<i32>,
+) -> Vec<usize> {
     let rest = available.get(1..).filter(|r| !r.is_empty()).unwrap_or(available);
     let near = |core: &&usize| node.is_some() && core_node(**core) == node;
-    rest.iter().find(near).or(rest.first()).copied()
+    let near: Vec<usize> = rest.iter().filter(near).copied().collect();
+    let cores = if near.is_empty() { rest } else { &near[..] };
+    let take = most.min(cores.len().saturating_sub(1)).max(1);
+    cores.iter().copied().take(take).collect()
 }
 
 /// Cores this process may run on.
@@ -151,11 +191,32 @@ mod tests {
     fn auto_stays_near_the_device_and_leaves_a_core() {
         let node = |core: usize| Some(if core < 8 { 0 } else { 1 });
         let cores: Vec<usize> = (0..16).collect();
-        assert_eq!(choose(&cores, Some(1), &node), Some(8));
-        assert_eq!(choose(&cores, Some(0), &node), Some(1));
-        assert_eq!(choose(&cores, None, &node), Some(1));
-        assert_eq!(choose(&cores, Some(2), &node), Some(1), "a node without cores of ours");
-        assert_eq!(choose(&[5], Some(1), &node), Some(5));
+        assert_eq!(choose(&cores, Some(1), 1, &node), [8]);
+        assert_eq!(choose(&cores, Some(0), 1, &node), [1]);
+        assert_eq!(choose(&cores, None, 1, &node), [1]);
+        assert_eq!(choose(&cores, Some(2), 1, &node), [1], "a node without cores of ours");
+        assert_eq!(choose(&[5], Some(1), 1, &node), [5]);
+        assert_eq!(choose(&[5], Some(1), 4, &node), [5]);
+        assert_eq!(choose(&cores, Some(1), 4, &node), [8, 9, 10, 11]);
+        assert_eq!(choose(&[0, 1, 2, 8, 9, 10], Some(1), 4, &node), [8, 9], "one is left");
+        assert_eq!(choose(&[0, 1], None, 4, &node), [1]);
+    }
+
+    #[test]
+    fn auto_takes_several_only_where_devices_may_steer() {
+        let with = |devices: &[&str]| {
+            let port = |(i, device): (usize, &&str)| {
+                format!("[[port]]\nname = \"p{i}\"\naddresses = [\"10.{i}.0.1/24\"]\ndevice = {device}\n")
+            };
+            let text: String = devices.iter().enumerate().map(port).collect();
+            most_workers(&Config::parse(&text, "s2ds.toml").unwrap())
+        };
+        let nic = "\"0000:01:00.0\"";
+        assert_eq!(with(&[nic, "\"vdev:net_null0\""]).0, AUTO_MOST);
+        let (most, why) = with(&[nic, "\"af_packet:eth1\""]);
+        assert_eq!((most, why.as_str()), (1, "port p1: af_packet:eth1 does not steer packets to several"));
+        let (most, why) = with(&[nic, "\"0000:02:00.0\"\nqueues = 2"]);
+        assert_eq!((most, why.as_str()), (2, "port p1: queues = 2"));
     }
 
     #[cfg(feature = "hwloc")]

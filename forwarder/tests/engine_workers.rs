@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,13 @@ use std::time::Instant;
 
 use common::packet::{ACK, Body, Packet, RST, SYN, arp, gw_mac, read, tcp};
 use common::{
-    Conn, FakeClock, LAN, Made, PEER, PORTS, Rig, StdClock, TAG, WAN, assert_same, flow, make, neighbors,
+    Conn, FakeClock, HASH_KEY, LAN, Made, PEER, PORTS, Rig, StdClock, TAG, WAN, assert_same, flow, make,
+    neighbors,
 };
 use forwarder::api::{ErrorCode, FlowSpec, FlowState, Proto, Reply, Request};
-use forwarder::engine::DropReason;
+use forwarder::engine::{DropReason, HANDOVER};
+use forwarder::flow::steering::{Blocks, How};
+use forwarder::flow::{Steering, Tuple};
 use forwarder::io::memory::MemoryIo;
 use forwarder::service::Handler;
 
@@ -29,16 +32,36 @@ fn udp() -> Body {
 }
 
 fn rig(workers: usize) -> Rig {
-    let mut rig = Rig::with(&format!("[timers]\nudp = 10\n{PORTS}\n{}", neighbors()), workers, 2048);
+    rig_of(workers, &Steering::hand_over(&HASH_KEY, workers as u16))
+}
+
+/// All three ways by which packets come to their workers.
+fn ways(workers: u16) -> [Steering; 3] {
+    [
+        Steering::hand_over(&HASH_KEY, workers),
+        Steering::rss(&HASH_KEY, workers, 128),
+        Steering::rules(&HASH_KEY, Blocks::new(&(32_768..=65_535), workers)),
+    ]
+}
+
+fn rig_of(workers: usize, steering: &Steering) -> Rig {
+    let text = format!("[timers]\nudp = 10\n{PORTS}\n{}", neighbors());
+    let mut rig = Rig::steered(&text, workers, 4096, steering);
     rig.add(flow("udp", Proto::Udp, LISTEN, TARGET, FROM));
     rig.add(flow("tcp", Proto::Tcp, LISTEN, TARGET, FROM));
     rig
 }
 
-/// A connection that `worker` admits.
-fn open_at(rig: &mut Rig, worker: usize, proto: Proto, client: &str) -> Conn {
+/// The `n`-th client at 10.0.0.2 whose packets belong to `worker`.
+fn client_of(rig: &Rig, worker: usize, proto: Proto, n: usize) -> SocketAddr {
+    let clients = (4000..32_000).map(|port| SocketAddr::from(([10, 0, 0, 2], port)));
+    clients.filter(|c| rig.home(LAN, proto, *c, LISTEN.parse().unwrap()) == worker).nth(n).unwrap()
+}
+
+/// The `n`-th connection that belongs to `worker`.
+fn open_at(rig: &mut Rig, worker: usize, proto: Proto, n: usize) -> Conn {
     let body = if proto == Proto::Tcp { tcp(SYN) } else { udp() };
-    let (client, listen): (SocketAddr, SocketAddr) = (client.parse().unwrap(), LISTEN.parse().unwrap());
+    let (client, listen) = (client_of(rig, worker, proto, n), LISTEN.parse().unwrap());
     let first = Packet::arriving(LAN, client, listen, body, b"");
     rig.inject_at(worker, LAN, &first.build());
     rig.turn();
@@ -54,15 +77,16 @@ fn numbers(frames: &[Vec<u8>]) -> Vec<u32> {
     frames.iter().map(|f| u32::from_be_bytes(read(f).payload.try_into().unwrap())).collect()
 }
 
-/// Source ports tell the owner: the n-th of the range belongs to worker n modulo their number.
+/// Whichever way: a source port is chosen whose return traffic belongs to the worker that chose it, and what the device puts
+/// elsewhere is handed over.
 #[test]
 fn return_traffic_comes_home() {
-    for workers in [2, 3] {
-        let mut rig = rig(workers);
-        for n in 0..30u16 {
-            let owner = usize::from(n) % workers;
-            let conn = open_at(&mut rig, owner, Proto::Udp, &format!("10.0.0.2:{}", 4000 + n));
-            assert_eq!(usize::from(conn.source.port() - 32_768) % workers, owner);
+    for (workers, steering) in [2, 3].into_iter().flat_map(|w| ways(w).map(|s| (usize::from(w), s))) {
+        let mut rig = rig_of(workers, &steering);
+        for n in 0..30 {
+            let owner = n % workers;
+            let conn = open_at(&mut rig, owner, Proto::Udp, n);
+            assert_eq!(rig.home(WAN, Proto::Udp, conn.target, conn.source), owner);
             let wrong = (owner + 1) % workers;
             for i in 0..40u32 {
                 let frame = conn.by_target(udp(), &i.to_be_bytes()).build();
@@ -79,8 +103,12 @@ fn return_traffic_comes_home() {
             stats.workers.iter().fold((0, 0), |(o, t), w| (o + w.handed_over, t + w.taken_over));
         assert_eq!((over, taken, stats.held), (1200, 1200, 0));
         for c in rig.connections() {
-            assert_eq!(c.worker, usize::from(c.client.port() - 4000) % workers);
+            assert_eq!(c.worker, rig.home(LAN, Proto::Udp, c.client, c.listen));
         }
+        let Ok(Reply::Ports { ports }) = rig.ask(Request::PortList) else { panic!() };
+        let (lan, wan) = (&ports[usize::from(LAN)], &ports[usize::from(WAN)]);
+        assert_eq!((lan.handed_over, wan.handed_over, wan.rx.packets), (0, 1200, 1200));
+        assert_eq!(wan.steering, steering.how().to_string());
         rig.balance();
     }
 }
@@ -89,8 +117,7 @@ fn return_traffic_comes_home() {
 #[test]
 fn handed_over_packets_keep_their_order() {
     let mut rig = rig(2);
-    let conns: Vec<Conn> =
-        (0..4).map(|n| open_at(&mut rig, 0, Proto::Tcp, &format!("10.0.0.2:{}", 4000 + n))).collect();
+    let conns: Vec<Conn> = (0..4).map(|n| open_at(&mut rig, 0, Proto::Tcp, n)).collect();
     for i in 0..200u32 {
         for conn in &conns {
             let mut packet = conn.by_target(tcp(ACK), &i.to_be_bytes());
@@ -121,20 +148,139 @@ fn handed_over_packets_keep_their_order() {
     rig.balance();
 }
 
+/// Connections come and go over few source ports while workers turn as they like and the device puts every direction of a
+/// connection into a queue of its choosing. Packets of a direction keep their order, from a connection's first to its last and
+/// on into the next one over the same ports, and nobody gets another's.
+#[test]
+fn order_holds_while_connections_expire_and_ports_are_reused() {
+    for steering in ways(3) {
+        let text =
+            format!("[limits]\nsource_ports = \"40000-40023\"\n[timers]\nudp = 1\n{PORTS}\n{}", neighbors());
+        let steering = match steering.how() {
+            How::Rules => Steering::rules(&HASH_KEY, Blocks::new(&(40_000..=40_023), 3)),
+            _ => steering,
+        };
+        let mut rig = Rig::steered(&text, 3, 8192, &steering);
+        rig.add(flow("udp", Proto::Udp, LISTEN, TARGET, FROM));
+        let mut random = 2024u32;
+        let mut next = move |below: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 16) % below
+        };
+        // What came out last: per client and source on the way there, per client on the way back.
+        let mut there = HashMap::new();
+        let mut back = HashMap::new();
+        let mut sources = HashMap::<u16, BTreeSet<SocketAddr>>::new();
+        let (mut number, mut relayed) = (0u32, 0);
+        for _ in 0..400 {
+            // Few at a time, others than before, so that source ports change hands.
+            let clients: Vec<u16> = (0..4).map(|_| 4000 + next(40) as u16).collect();
+            for _ in 0..next(6) + 1 {
+                for client in &clients {
+                    number += 1;
+                    let payload = [number.to_be_bytes(), u32::from(*client).to_be_bytes()].concat();
+                    let packet = Packet::udp(LAN, &format!("10.0.0.2:{client}"), LISTEN, &payload);
+                    rig.inject_at(usize::from(client % 3), LAN, &packet.build());
+                }
+                for worker in 0..3 {
+                    if next(3) > 0 {
+                        rig.workers[worker].turn();
+                    }
+                }
+                for frame in rig.take(WAN) {
+                    let r = read(&frame);
+                    let (n, client) = r.payload.split_at(4);
+                    let n = u32::from_be_bytes(n.try_into().unwrap());
+                    let client = u32::from_be_bytes(client.try_into().unwrap());
+                    assert!(there.insert(client, n).is_none_or(|last| last < n), "{client}: {n} is late");
+                    sources.entry(client as u16).or_default().insert(r.src);
+                    let answer = Packet::arriving(WAN, r.dst, r.src, udp(), &r.payload);
+                    rig.inject_at(usize::from(r.src.port() % 3), WAN, &answer.build());
+                    relayed += 1;
+                }
+                for frame in rig.take(LAN) {
+                    let r = read(&frame);
+                    let n = u32::from_be_bytes(r.payload[..4].try_into().unwrap());
+                    let client = u32::from_be_bytes(r.payload[4..].try_into().unwrap());
+                    assert_eq!(u32::from(r.dst.port()), client, "another's packet");
+                    assert!(back.insert(client, n).is_none_or(|last| last < n), "{client}: {n} is late");
+                }
+            }
+            if next(3) == 0 {
+                // Everything that is on its way arrives, then all expires.
+                rig.turn();
+                for frame in rig.take(WAN) {
+                    let r = read(&frame);
+                    there.insert(u32::from_be_bytes(r.payload[4..].try_into().unwrap()), number);
+                }
+                rig.take_any();
+                rig.advance(1100);
+            }
+        }
+        let reused: usize = sources.values().map(|s| s.len() - 1).sum();
+        assert!(relayed > 2000 && reused > 100, "{relayed} relayed, {reused} changes of source");
+        let handed: u64 = rig.stats().workers.iter().map(|w| w.handed_over).sum();
+        assert!(handed > 500, "{handed}");
+        rig.turn();
+        rig.take_any();
+        assert_eq!(rig.drops().keys().filter(|r| *r != "no_source_port").count(), 0, "{:?}", rig.drops());
+        rig.balance();
+    }
+}
+
+/// RFC 4787 REQ-2: a client keeps its external address, whatever its ports and targets; when that has no port left, it gets
+/// another; when none has, the refusal is counted and nobody is harmed.
+#[test]
+fn a_client_keeps_its_source_address() {
+    let addresses: Vec<String> = (1..=40).map(|n| format!("\"10.1.1.{n}/16\"")).collect();
+    let text =
+        format!("[limits]\nsource_ports = \"40000-40099\"\nconnections = 4096\n{PORTS}\n{}", neighbors())
+            .replace("\"10.1.0.1/24\"", &addresses.join(", "));
+    let mut rig = Rig::with(&text, 2, 4096);
+    rig.add(flow("one", Proto::Udp, LISTEN, TARGET, FROM));
+    rig.add(flow("two", Proto::Udp, "10.0.0.1:5001", "10.1.0.3:6001", FROM));
+    let ask = |rig: &mut Rig, client: &str, port: u16, listen: &str| {
+        let packet = Packet::udp(LAN, &format!("{client}:{port}"), listen, b"");
+        rig.inject_at(0, LAN, &packet.build());
+        rig.turn();
+        rig.take(WAN).first().map(|frame| read(frame).src)
+    };
+    let mut used = BTreeSet::new();
+    for host in 2..200 {
+        let client = format!("10.0.0.{host}");
+        let first = ask(&mut rig, &client, 4000, LISTEN).unwrap();
+        let second = ask(&mut rig, &client, 4001, "10.0.0.1:5001").unwrap();
+        assert_eq!(first.ip(), second.ip(), "{client}");
+        assert!(used.insert(first));
+    }
+    let addresses: BTreeSet<_> = used.iter().map(SocketAddr::ip).collect();
+    assert!(addresses.len() > 30, "{} of 40 addresses are in use", addresses.len());
+    // One client takes all ports of all addresses that others left, and asks for more.
+    let all = 40 * 100;
+    let got: Vec<_> = (0..5500).map(|n| ask(&mut rig, "10.0.0.250", 5000 + n, LISTEN)).collect();
+    let first: BTreeSet<_> = got[..30].iter().flatten().map(SocketAddr::ip).collect();
+    assert_eq!(first.len(), 1, "an address is used up before the next is begun");
+    used.extend(got.iter().flatten());
+    assert_eq!(used.len(), all, "every port of every address is used, each once");
+    let refused = got.iter().filter(|source| source.is_none()).count();
+    assert_eq!(rig.drops(), [("no_source_port".to_owned(), refused as u64)].into());
+    rig.balance();
+}
+
 /// A worker that does not keep up loses what is beyond its inbox; what is in it counts as held.
 #[test]
 fn an_inbox_has_an_end() {
     let mut rig = rig(2);
-    let conn = open_at(&mut rig, 0, Proto::Udp, CLIENT);
-    for i in 0..600u32 {
+    let conn = open_at(&mut rig, 0, Proto::Udp, 0);
+    for i in 0..HANDOVER as u32 + 88 {
         rig.inject_at(1, WAN, &conn.by_target(udp(), &i.to_be_bytes()).build());
     }
     while rig.workers[1].turn() > 0 {}
     let stats = rig.stats();
-    assert_eq!((stats.held, stats.drops["handover_full"]), (512, 88));
+    assert_eq!((stats.held, stats.drops["handover_full"]), (HANDOVER as u64, 88));
     assert_eq!(stats.received, stats.sent + stats.held + 88);
     rig.turn();
-    assert_eq!(numbers(&rig.take(LAN)), (0..512).collect::<Vec<_>>());
+    assert_eq!(numbers(&rig.take(LAN)), (0..HANDOVER as u32).collect::<Vec<_>>());
     rig.balance();
 }
 
@@ -154,30 +300,39 @@ fn strays_are_dropped_once() {
     rig.balance();
 }
 
-/// A flow may listen on a port out of the range of source ports: whoever gets the first packet admits it.
+/// A flow may listen on a port out of the range of source ports: one worker admits a client, wherever its packets arrive.
 #[test]
 fn a_flow_may_listen_on_another_workers_source_port() {
-    let mut rig = rig(2);
-    for port in [40_000, 40_001] {
-        let listen = format!("10.0.0.1:{port}");
-        rig.add(flow(&listen, Proto::Udp, &listen, TARGET, FROM));
-        for worker in 0..2 {
-            let first = Packet::udp(LAN, &format!("10.0.0.2:{}", 4000 + worker), &listen, b"");
-            rig.inject_at(worker, LAN, &first.build());
-            rig.turn();
-            assert_eq!(rig.ios[worker].take_all(WAN).len(), 1, "{listen} at worker {worker}");
+    for steering in ways(2) {
+        let mut rig = rig_of(2, &steering);
+        for port in [40_000, 40_001, 50_000] {
+            let listen = format!("10.0.0.1:{port}");
+            rig.add(flow(&listen, Proto::Udp, &listen, TARGET, FROM));
+            for client in 0..10 {
+                let packet = |n: u32| {
+                    Packet::udp(LAN, &format!("10.0.0.2:{}", 4000 + client), &listen, &n.to_be_bytes())
+                };
+                for n in 0..4 {
+                    rig.inject_at(n as usize % 2, LAN, &packet(n).build());
+                    rig.turn();
+                }
+                assert_eq!(numbers(&rig.take(WAN)), [0, 1, 2, 3]);
+            }
+            assert_eq!(rig.flow(&listen).admitted, 10);
         }
-        assert_eq!(rig.flow(&listen).admitted, 2);
+        rig.balance();
     }
-    rig.balance();
 }
 
 #[test]
 fn next_hops_are_learned_by_all() {
     let mut rig = rig(2);
     rig.add(flow("asked", Proto::Udp, "10.0.0.1:5001", "10.1.0.9:6000", FROM));
+    let listen: SocketAddr = "10.0.0.1:5001".parse().unwrap();
+    let mut clients = (4000..5000).map(|port| SocketAddr::from(([10, 0, 0, 2], port)));
+    let client = clients.find(|c| rig.home(LAN, Proto::Udp, *c, listen) == 0).unwrap();
     for i in 0..10u32 {
-        let packet = Packet::udp(LAN, CLIENT, "10.0.0.1:5001", &i.to_be_bytes());
+        let packet = Packet::arriving(LAN, client, listen, udp(), &i.to_be_bytes());
         rig.inject_at(0, LAN, &packet.build());
     }
     rig.turn();
@@ -216,8 +371,7 @@ fn limits_are_shared() {
 #[test]
 fn one_ledger_over_all_workers() {
     let mut rig = rig(2);
-    let conns: Vec<Conn> =
-        (0..8).map(|n| open_at(&mut rig, n % 2, Proto::Udp, &format!("10.0.0.2:{}", 4000 + n))).collect();
+    let conns: Vec<Conn> = (0..8).map(|n| open_at(&mut rig, n % 2, Proto::Udp, n)).collect();
     let mut random = 12345u32;
     for round in 0..50 {
         for _ in 0..60 {
@@ -226,10 +380,8 @@ fn one_ledger_over_all_workers() {
             let conn = &conns[pick as usize % 8];
             let (port, mut frame) = match pick % 4 {
                 0 | 1 => (WAN, conn.by_target(udp(), b"back").build()),
-                // A client's packets always come to the worker that has them.
                 _ => (LAN, conn.by_client(udp(), b"forth").build()),
             };
-            let worker = if port == LAN { pick as usize % 8 % 2 } else { worker };
             if pick % 11 == 0 {
                 frame[20] ^= 0x80;
             }
@@ -313,12 +465,24 @@ fn a_thousand_changes_lose_no_packet() {
     };
     ask(Request::FlowAdd { spec: flow("steady", Proto::Udp, LISTEN, TARGET, FROM) });
     let over = Arc::new(AtomicBool::new(false));
+    // Each worker's client is one of its own.
+    let steering = Steering::hand_over(&HASH_KEY, 2);
+    let clients: Vec<u16> = (0..2)
+        .map(|worker| {
+            let home = |port: u16| {
+                let src = SocketAddr::from(([10, 0, 0, 2], port));
+                let tuple = Tuple { port: LAN, proto: Proto::Udp, src, dst: LISTEN.parse().unwrap() };
+                steering.home(&tuple.key().unwrap())
+            };
+            (4000..5000).find(|port| home(*port) == worker).unwrap()
+        })
+        .collect();
     let pumping = std::thread::spawn({
         let (over, ios) = (Arc::clone(&over), ios.clone());
         move || {
             let mut pumps: Vec<Pump> = ios
                 .into_iter()
-                .zip(4000..)
+                .zip(clients)
                 .map(|(io, port)| Pump::new(io, format!("10.0.0.2:{port}")))
                 .collect();
             let done = |p: &Pump| p.back == p.sent;
@@ -405,7 +569,8 @@ fn explanations_say_what_would_happen() {
     rig.add(FlowSpec { max_conns: Some(1), ..flow("full", Proto::Udp, "10.0.0.1:5002", TARGET, FROM) });
     rig.add(flow("open", Proto::Tcp, "10.0.0.1:5003", "192.168.5.5:80", "0.0.0.0/0"));
     rig.add(flow("unknown", Proto::Udp, "10.0.0.1:5004", "10.1.0.9:6000", FROM));
-    let conn = open_at(&mut rig, 1, Proto::Udp, CLIENT);
+    let conn = open_at(&mut rig, 1, Proto::Udp, 0);
+    let client = conn.client.to_string();
     rig.inject_at(0, LAN, &Packet::udp(LAN, CLIENT, "10.0.0.1:5002", b"").build());
     rig.turn();
     rig.take_any();
@@ -442,7 +607,12 @@ fn explanations_say_what_would_happen() {
     let e = rig.explain("lan", Proto::Udp, "10.0.0.3:7", LISTEN);
     assert_eq!(
         (e.verdict.as_str(), e.existing, e.flow.as_deref(), e.worker),
-        ("forward", false, Some("udp"), None)
+        (
+            "forward",
+            false,
+            Some("udp"),
+            Some(rig.home(LAN, Proto::Udp, "10.0.0.3:7".parse().unwrap(), conn.listen))
+        )
     );
     assert_eq!((e.rewritten_src, e.rewritten_dst), (Some("10.1.0.1:0".parse().unwrap()), Some(conn.target)));
     let mac = Some(forwarder::wire::Mac(common::packet::host_mac(conn.target.ip())).to_string());
@@ -462,7 +632,7 @@ fn explanations_say_what_would_happen() {
         ("forward", Some([10, 1, 0, 9].into()), None)
     );
 
-    let e = rig.explain("lan", Proto::Udp, CLIENT, LISTEN);
+    let e = rig.explain("lan", Proto::Udp, &client, LISTEN);
     assert_eq!(
         (e.verdict.as_str(), e.existing, e.flow.as_deref(), e.worker),
         ("forward", true, Some("udp"), Some(1))
@@ -543,8 +713,7 @@ fn the_whole_state_agrees_with_itself() {
         max_conns: Some(7),
         ..flow("a", Proto::Udp, "10.0.0.1:5001", TARGET, FROM)
     });
-    let conns: Vec<Conn> =
-        (0..6).map(|n| open_at(&mut rig, n % 2, Proto::Udp, &format!("10.0.0.2:{}", 4000 + n))).collect();
+    let conns: Vec<Conn> = (0..6).map(|n| open_at(&mut rig, n % 2, Proto::Udp, n)).collect();
     for conn in &conns {
         rig.inject_at(0, WAN, &conn.by_target(udp(), b"back").build());
     }

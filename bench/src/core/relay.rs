@@ -147,6 +147,7 @@ pub(super) fn port_settings(
         multicast: Vec::new(),
         vlan: port.vlan,
         one_pool: true,
+        steer: None,
     }
 }
 

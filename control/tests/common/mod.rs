@@ -114,6 +114,8 @@ fn port() -> PortInfo {
         vlan: Some(120),
         gateway: vec![],
         queues: 2,
+        steering: "hand over".into(),
+        handed_over: 37,
         numa_node: None,
         link: "up".into(),
         speed: Some(10_000),

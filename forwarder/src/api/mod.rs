@@ -370,6 +370,11 @@ pub struct PortInfo {
     pub gateway: Vec<IpAddr>,
     /// Queues in use, one a worker.
     pub queues: u16,
+    /// How frames come to the worker their connection belongs to: `rss` and `rules` by the device, `hand over` by the workers;
+    /// `one worker` has nothing to steer.
+    pub steering: String,
+    /// Of the frames received, those that came to another worker and were handed over.
+    pub handed_over: u64,
     /// NUMA node of the device, when known.
     pub numa_node: Option<i32>,
     /// `up`, `down` or `unknown`.
@@ -518,7 +523,7 @@ pub struct Explanation {
     pub next_hop: Option<IpAddr>,
     /// Next hop's MAC address, when known.
     pub next_hop_mac: Option<String>,
-    /// Worker that owns the connection, when it exists.
+    /// Worker that owns the connection or will own it, when that is known.
     pub worker: Option<usize>,
     /// The checks in order, in sentences, the deciding one last.
     pub steps: Vec<String>,

@@ -75,7 +75,7 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
 
     let socket = config.service.socket.clone();
     let server = Server::start(config, &placement, eal_args)?;
-    let workers = placement.workers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let workers = server.cores().iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     eprintln!("s2ds: ready; workers on cores {workers}, control socket {}", socket.display());
 
     let signal = signals.wait().map_err(|e| anyhow!("signals cannot be waited for: {e}"))?;

@@ -55,6 +55,8 @@ pub(super) struct Attached {
     name: CString,
     port_id: Option<u16>,
     started: bool,
+    /// Flow rules were made.
+    pub(super) has_rules: bool,
     _eal: Arc<Eal>,
 }
 
@@ -66,8 +68,14 @@ impl Attached {
         let nul = || Fault::new("its text contains a NUL byte", "remove it");
         let name = CString::new(place.name).map_err(|_| nul())?;
         let args = CString::new(place.args).map_err(|_| nul())?;
-        let mut attached =
-            Self { bus: place.bus, name, port_id: None, started: false, _eal: Arc::clone(eal) };
+        let mut attached = Self {
+            bus: place.bus,
+            name,
+            port_id: None,
+            started: false,
+            has_rules: false,
+            _eal: Arc::clone(eal),
+        };
         // EAL has plugged in the PCI devices it was allowed when it started.
         if place.bus == "pci" && attached.find() {
             return Ok(attached);
@@ -99,7 +107,14 @@ impl Attached {
 
     /// Takes over a port that `rte_eth_from_rings` made.
     pub(super) fn from_rings(eal: &Arc<Eal>, name: CString, port_id: u16) -> Self {
-        Self { bus: "vdev", name, port_id: Some(port_id), started: false, _eal: Arc::clone(eal) }
+        Self {
+            bus: "vdev",
+            name,
+            port_id: Some(port_id),
+            started: false,
+            has_rules: false,
+            _eal: Arc::clone(eal),
+        }
     }
 
     /// DPDK's number of the port.
@@ -115,6 +130,14 @@ impl Attached {
         if err < 0 { Err(err) } else { Ok(()) }
     }
 
+    /// Destroys the flow rules.
+    pub(super) fn flush_rules(&mut self) {
+        if std::mem::take(&mut self.has_rules) {
+            // SAFETY: the port is ours. Failure leaves nothing that could be done better here.
+            unsafe { dpdk_sys::s2_flow_flush(self.port_id()) };
+        }
+    }
+
     fn find(&mut self) -> bool {
         let mut id = 0;
         // SAFETY: a C string and a place for the answer.
@@ -126,6 +149,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
+        self.flush_rules();
         let bus = if self.bus == "pci" { c"pci" } else { c"vdev" };
         // SAFETY: the port is ours and its queues are gone. Failure leaves nothing that could be done better here.
         unsafe {

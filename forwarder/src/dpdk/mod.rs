@@ -21,6 +21,7 @@ mod mempool;
 mod port;
 mod queue;
 mod ring;
+mod rss;
 pub mod telemetry;
 mod thread;
 
@@ -29,7 +30,8 @@ pub use error::DpdkError;
 pub use io::DpdkIo;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, data_room_for};
-pub use port::{Link, Port, PortSettings, PortStats, RingPort};
+pub use port::{Link, Port, PortSettings, PortStats, RingPort, Steer};
 pub use queue::Queue;
 pub use ring::RingPair;
+pub use rss::soft_rss;
 pub use thread::WorkerThread;

@@ -1,4 +1,5 @@
 use std::ffi::CStr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::device::{Attached, Fault, sizes_frames_itself};
@@ -7,7 +8,9 @@ use super::error::{DpdkError, errno_text};
 use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
+use super::rss::{self, Rss};
 use crate::config::Device;
+use crate::flow::Steering;
 use crate::io::PortIndex;
 
 /// What a port is to be.
@@ -33,6 +36,19 @@ pub struct PortSettings {
     pub vlan: Option<u16>,
     /// Every frame that is ever sent here comes from the pool the port receives into.
     pub one_pool: bool,
+    /// What the device is to bring to its workers by itself; none leaves it to the workers.
+    pub steer: Option<Steer>,
+}
+
+/// Return traffic, for a device to steer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steer {
+    /// Destination ports of return traffic.
+    pub source_ports: RangeInclusive<u16>,
+    /// The port has IPv4 addresses.
+    pub v4: bool,
+    /// The port has IPv6 addresses.
+    pub v6: bool,
 }
 
 /// An Ethernet device in use. When the last handle goes - each [`Queue`] holds one - it is stopped, closed and detached.
@@ -45,6 +61,7 @@ pub struct Port {
     settings: PortSettings,
     driver: String,
     mac: [u8; 6],
+    steering: Steering,
 }
 
 /// A port over rings, its queues, and the far ends of these.
@@ -121,9 +138,10 @@ impl Port {
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
-        let (driver, mac) = (made.driver, made.mac);
-        let port = Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, driver, mac });
-        let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, made.may_strip)).collect();
+        let Made { driver, mac, may_strip, steering } = made;
+        let port =
+            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, driver, mac, steering });
+        let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, may_strip)).collect();
         Ok((port, queues))
     }
 
@@ -155,6 +173,12 @@ impl Port {
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// How packets come to the queue of the worker they belong to.
+    #[must_use]
+    pub fn steering(&self) -> &Steering {
+        &self.steering
     }
 
     /// NUMA node of the device, when it has one.
@@ -201,6 +225,7 @@ struct Made {
     driver: String,
     mac: [u8; 6],
     may_strip: bool,
+    steering: Steering,
 }
 
 /// From plugged in to running.
@@ -217,7 +242,8 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     }
     check_limits(settings, &info, pool)?;
 
-    let config = config(settings, &info, pool);
+    let mut rss = Rss::plan(settings, &info)?;
+    let config = config(settings, &info, pool, &mut rss);
     let queues = settings.queues;
     // SAFETY: the port is ours and stopped.
     let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
@@ -268,6 +294,7 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
     admit_vlan(id, settings, &config);
     admit_multicast(id, settings)?;
+    let steering = rss::steer(device, settings, &rss);
 
     let mut mac = dpdk_sys::rte_ether_addr::default();
     // SAFETY: the port is ours; a place for the answer.
@@ -282,7 +309,7 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     };
     let may_strip = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_STRIP != 0;
-    Ok(Made { driver, mac: mac.addr_bytes, may_strip })
+    Ok(Made { driver, mac: mac.addr_bytes, may_strip, steering })
 }
 
 fn check_limits(
@@ -326,20 +353,26 @@ fn outgrows(settings: &PortSettings, pool: &Mempool) -> bool {
     settings.mtu.saturating_add(FRAMING) > pool.data_room()
 }
 
+/// Points to the key in `rss`.
 fn config(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
     pool: &Mempool,
+    rss: &mut Rss,
 ) -> dpdk_sys::rte_eth_conf {
     let mut config = dpdk_sys::rte_eth_conf::default();
     if !sizes_frames_itself(&settings.device) {
         config.rxmode.mtu = u32::from(settings.mtu);
     }
-    let rss = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP;
     // A device that cannot hash has its own way to share packets out, such as AF_PACKET's fanout.
-    if settings.queues > 1 && rss != 0 {
+    if settings.queues > 1 && rss.types != 0 {
         config.rxmode.mq_mode = dpdk_sys::RTE_ETH_MQ_RX_RSS;
-        config.rx_adv_conf.rss_conf.rss_hf = rss;
+        let conf = &mut config.rx_adv_conf.rss_conf;
+        conf.rss_hf = rss.types;
+        if let Some(key) = rss.key() {
+            conf.rss_key = key.as_mut_ptr();
+            conf.rss_key_len = key.len() as u8;
+        }
     }
     if settings.vlan.is_some() {
         config.rxmode.offloads |= info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER;

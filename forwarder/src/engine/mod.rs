@@ -22,7 +22,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use output::{Edge, Output};
-pub use peers::{Peers, peers};
+pub use peers::{HANDOVER, Peers, peers};
 pub use start::engines;
 pub use sweep::{ConnRow, Timeouts};
 pub use verdict::DropReason;
@@ -31,7 +31,7 @@ use crate::api::FlowState;
 use crate::counters::WorkerCounters;
 use crate::flow::key::Addrs;
 use crate::flow::table::seen;
-use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts};
+use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::nat::apply;
 use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
@@ -64,6 +64,8 @@ pub struct Parts<B> {
     pub timeouts: Timeouts,
     /// The other workers.
     pub peers: Peers<B>,
+    /// Whose the packets of each port are.
+    pub steering: Arc<[Steering]>,
 }
 
 /// What is known of a packet whose connection was found.
@@ -102,6 +104,7 @@ pub struct Engine<B> {
     ports: SourcePorts,
     timeouts: Timeouts,
     peers: Peers<B>,
+    steering: Arc<[Steering]>,
     now: Millis,
     expect: Vec<Expect>,
     lanes: [Lane; BURST],
@@ -134,6 +137,7 @@ impl<B: PacketBuf> Engine<B> {
             ports: parts.ports,
             timeouts: parts.timeouts,
             peers: parts.peers,
+            steering: parts.steering,
             now: 0,
             expect,
             lanes: [Lane::SLOW; BURST],
@@ -160,19 +164,32 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) {
-        match self.expect[usize::from(port)].vlan {
-            None => self.process_at::<UNTAGGED, IO>(edge, port, burst),
-            Some(_) => self.process_at::<TAGGED, IO>(edge, port, burst),
-        }
+        let received = burst.len();
+        let bytes = self.relay_burst(edge, port, burst);
+        self.counters.queues[usize::from(port)].rx.add(received as u64, bytes);
     }
 
+    /// The same for packets that may have been counted where they came in. Returns their bytes.
     #[inline]
-    fn process_at<const L3: usize, IO: PacketIo<Buf = B>>(
+    fn relay_burst<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
         burst: &mut Burst<B>,
-    ) {
+    ) -> u64 {
+        match self.expect[usize::from(port)].vlan {
+            None => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
+            Some(_) => self.relay_at::<TAGGED, IO>(edge, port, burst),
+        }
+    }
+
+    #[inline]
+    fn relay_at<const L3: usize, IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) -> u64 {
         for packet in burst.iter() {
             packet.prefetch();
         }
@@ -185,7 +202,6 @@ impl<B: PacketBuf> Engine<B> {
             fast::parse::<L3>(lane, &expect, &table.hash, packet.head(), frame_len);
             table.prefetch_bucket(lane.hash);
         }
-        self.counters.queues[usize::from(port)].rx.add(burst.len() as u64, bytes);
         for lane in &mut self.lanes[..burst.len()] {
             lane.found = table.candidate(lane.hash);
             if lane.is_v6() {
@@ -216,7 +232,10 @@ impl<B: PacketBuf> Engine<B> {
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
+        drop(packets);
+        self.peers.publish();
         self.free_dropped(edge);
+        bytes
     }
 
     /// A packet that could not be sent on without more ado, at its place in the burst.
@@ -244,7 +263,12 @@ impl<B: PacketBuf> Engine<B> {
                 let plain = Plain { found, l3: L3 as u8, header_len: IP4_HEADER as u8, flags: lane.flags };
                 self.relay(edge, port, &plain, packet);
             }
-            _ => self.slow(edge, port, packet),
+            Some(_) => self.slow(edge, port, packet),
+            // Of another worker's connection, or a new one.
+            None => match self.other_home(port, &key) {
+                Some(other) => self.hand_over(edge, other, port, packet),
+                None => self.slow(edge, port, packet),
+            },
         }
     }
 

@@ -1,17 +1,21 @@
-//! What workers tell each other: packets of connections that another one owns, and MAC addresses just learned.
+//! What workers tell each other: packets that belong to another one, and MAC addresses just learned.
 //!
-//! Bounded queues, one of each a worker; a full one drops what it is offered. Nobody waits.
+//! Packets travel in rings, one from each worker to each other, so that what one worker hands to another stays in order.
+//! Everything is bounded; a full ring drops what it is offered. Nobody waits.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::io::PortIndex;
+use super::{DropReason, Edge, Engine};
+use crate::flow::Key;
+use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::neighbor::Heard;
+use crate::sync::{RingReceiver, RingSender, ring};
 
-/// Packets that may wait for the worker that owns their connection.
-const HANDOVER: usize = 512;
+/// Packets that may be on their way from one worker to another.
+pub const HANDOVER: usize = 2048;
 /// MAC addresses that may wait to be heard of.
 const NEWS: usize = 256;
 
@@ -22,61 +26,133 @@ pub(super) struct News {
     pub(super) heard: Heard,
 }
 
-struct Inbox<B> {
-    packets: ArrayQueue<(PortIndex, B)>,
-    news: ArrayQueue<News>,
-}
+/// A packet on its way, and the port it came in at.
+type Handed<B> = (PortIndex, B);
 
 /// One worker's view of all workers.
 pub struct Peers<B> {
     me: usize,
-    inboxes: Arc<[Inbox<B>]>,
+    /// One a worker; none to itself.
+    to: Vec<Option<RingSender<Handed<B>>>>,
+    from: Vec<RingReceiver<Handed<B>>>,
+    /// One a worker.
+    news: Arc<[ArrayQueue<News>]>,
+    /// Packets were pushed and not yet published.
+    unpublished: bool,
 }
 
 /// Connects `workers` workers.
+#[must_use]
 pub fn peers<B>(workers: usize) -> Vec<Peers<B>> {
-    let inboxes: Arc<[Inbox<B>]> = (0..workers)
-        .map(|_| Inbox { packets: ArrayQueue::new(HANDOVER), news: ArrayQueue::new(NEWS) })
-        .collect();
-    (0..workers).map(|me| Peers { me, inboxes: Arc::clone(&inboxes) }).collect()
+    let news: Arc<[_]> = (0..workers).map(|_| ArrayQueue::new(NEWS)).collect();
+    let one =
+        |me| Peers { me, to: Vec::new(), from: Vec::new(), news: Arc::clone(&news), unpublished: false };
+    let mut all: Vec<Peers<B>> = (0..workers).map(one).collect();
+    for from in 0..workers {
+        for to in 0..workers {
+            let sender = (from != to).then(|| {
+                let (sender, receiver) = ring(HANDOVER);
+                all[to].from.push(receiver);
+                sender
+            });
+            all[from].to.push(sender);
+        }
+    }
+    all
 }
 
 impl<B> Peers<B> {
-    /// This worker's index.
-    pub fn me(&self) -> usize {
-        self.me
+    /// Pushes a packet that came in at `port` to another worker, or gives it back.
+    fn push(&mut self, to: usize, port: PortIndex, packet: B) -> Result<(), B> {
+        match self.to.get_mut(to) {
+            Some(Some(ring)) => {
+                self.unpublished = true;
+                ring.push((port, packet)).map_err(|(_, packet)| packet)
+            }
+            _ => Err(packet),
+        }
     }
 
-    /// Hands a packet that came in at `port` to another worker, or gives it back.
-    pub(super) fn hand_over(&self, to: usize, port: PortIndex, packet: B) -> Result<(), B> {
-        match self.inboxes.get(to) {
-            Some(inbox) => inbox.packets.push((port, packet)).map_err(|(_, packet)| packet),
-            None => Err(packet),
+    /// Lets the others see what was pushed. At the end of a burst.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        if self.unpublished {
+            self.unpublished = false;
+            self.to.iter_mut().flatten().for_each(RingSender::publish);
         }
     }
 
     /// Tells every other worker. A worker whose queue is full learns it by asking itself.
     pub(super) fn tell(&self, news: News) {
-        for (i, inbox) in self.inboxes.iter().enumerate() {
-            if i != self.me {
-                let _ = inbox.news.push(news);
-            }
+        for (_, queue) in self.news.iter().enumerate().filter(|(i, _)| *i != self.me) {
+            let _ = queue.push(news);
         }
     }
 
-    /// A packet handed to this worker.
-    pub(super) fn take_packet(&self) -> Option<(PortIndex, B)> {
-        self.inboxes.get(self.me)?.packets.pop()
-    }
-
-    /// News for this worker.
-    pub(super) fn take_news(&self) -> Option<News> {
-        self.inboxes.get(self.me)?.news.pop()
-    }
-
-    /// Is there anything for this worker? Costs two loads.
+    /// Is there anything for this worker? Costs a few loads.
     #[inline]
     pub(super) fn waiting(&self) -> bool {
-        self.inboxes.get(self.me).is_some_and(|inbox| !inbox.packets.is_empty() || !inbox.news.is_empty())
+        self.from.iter().any(RingReceiver::waiting) || self.news.get(self.me).is_some_and(|n| !n.is_empty())
+    }
+}
+
+impl<B: PacketBuf> Engine<B> {
+    /// The other worker that a packet of no connection here belongs to.
+    #[inline]
+    pub(super) fn other_home(&self, port: PortIndex, key: &Key) -> Option<usize> {
+        if self.peers.from.is_empty() {
+            return None;
+        }
+        Some(self.steering[usize::from(port)].home(key)).filter(|home| *home != self.peers.me)
+    }
+
+    /// Gives a packet to the worker it belongs to.
+    pub(super) fn hand_over<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        to: usize,
+        port: PortIndex,
+        packet: B,
+    ) {
+        match self.peers.push(to, port, packet) {
+            Ok(()) => self.counters.queues[usize::from(port)].handed_over.add(1),
+            Err(packet) => self.drop(edge, port, packet, DropReason::HandoverFull),
+        }
+    }
+
+    /// Takes over packets from other workers, and the MAC addresses they learned. Returns how many packets.
+    #[cold]
+    pub(super) fn hear_peers<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) -> usize {
+        for _ in 0..BURST {
+            let Some(news) = self.peers.news.get(self.peers.me).and_then(ArrayQueue::pop) else { break };
+            self.learn(edge, news.port, &news.heard);
+        }
+        // In one turn another worker hands over at most a burst of each port.
+        let most = BURST * self.net.ports.len();
+        (0..self.peers.from.len()).map(|from| self.take_over(edge, from, most)).sum()
+    }
+
+    /// Takes over at most `most` packets of one worker, in bursts of one port.
+    fn take_over<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        from: usize,
+        most: usize,
+    ) -> usize {
+        let mut burst = Burst::new();
+        let (mut taken, mut of) = (0, 0);
+        while taken < most {
+            let Some((port, packet)) = self.peers.from[from].pop() else { break };
+            if burst.is_full() || (port != of && !burst.is_empty()) {
+                self.relay_burst(edge, of, &mut burst);
+            }
+            of = port;
+            burst.push(packet);
+            taken += 1;
+        }
+        self.peers.from[from].release();
+        self.relay_burst(edge, of, &mut burst);
+        self.counters.taken_over.add(taken as u64);
+        taken
     }
 }

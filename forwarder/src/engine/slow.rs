@@ -23,6 +23,9 @@ use crate::wire::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, WireError, icm
 /// Echo replies a worker sends in a second, and in one go.
 const ECHO_RATE: u32 = 1000;
 const ECHO_BURST: u32 = 200;
+/// Addresses searched for a port for one connection at most, so that many full ones hold up no other packet for long. The next
+/// connection goes on where this one ended.
+const SEARCHES: usize = 4;
 /// TTL and hop limit of our own packets.
 const TTL: u8 = 64;
 
@@ -220,14 +223,8 @@ impl<B: PacketBuf> Engine<B> {
         let found = match found {
             Some(found) => found,
             None => {
-                let listening = self.flows.listening(t.tuple.proto, t.tuple.dst).is_some();
-                if let Some(owner) =
-                    self.ports.owner(t.tuple.dst.port()).filter(|o| *o != self.peers.me() && !listening)
-                {
-                    return match self.peers.hand_over(owner, port, packet) {
-                        Ok(()) => self.counters.handed_over.add(1),
-                        Err(packet) => self.drop(edge, port, packet, DropReason::HandoverFull),
-                    };
+                if let Some(other) = key.and_then(|key| self.other_home(port, &key)) {
+                    return self.hand_over(edge, other, port, packet);
                 }
                 match self.admit(t) {
                     Ok(found) => found,
@@ -269,7 +266,7 @@ impl<B: PacketBuf> Engine<B> {
         (out_port, to_target, to_client): (PortIndex, IpAddr, IpAddr),
         flow: &crate::flow::Flow,
     ) -> Result<(), DropReason> {
-        let source = self.pick_source(t.tuple.proto, out_port, to_target, flow.spec.target)?;
+        let source = self.pick_source(&t.tuple, out_port, to_target, flow.spec.target)?;
         if !flow.shared.connections.take(flow.spec.max_conns.unwrap_or(u32::MAX)) {
             return Err(DropReason::FlowFull);
         }
@@ -314,29 +311,52 @@ impl<B: PacketBuf> Engine<B> {
         Ok(())
     }
 
-    /// An own address and an unused, unpredictable port towards a target.
+    /// An own address and an unused, unpredictable port towards a target. A client keeps its address as long as that has
+    /// ports (RFC 4787 REQ-2, paired pooling); then it goes where all go whose address is full, until that is full as well.
     fn pick_source(
         &mut self,
-        proto: Proto,
+        client: &Tuple,
         out_port: PortIndex,
         next_hop: IpAddr,
         target: SocketAddr,
     ) -> Result<SocketAddr, DropReason> {
-        let mut any = false;
-        for address in self.net.sources(out_port, next_hop) {
-            any = true;
-            let (table, flows) = (&self.table, &self.flows);
-            let free = |port: u16| {
-                let source = SocketAddr::new(address, port);
-                let back = Tuple { port: out_port, proto, src: target, dst: source };
-                back.key().is_some_and(|key| table.find(&key).is_none())
-                    && flows.listening(proto, source).is_none()
-            };
-            if let Some(port) = self.ports.pick(free) {
-                return Ok(SocketAddr::new(address, port));
+        let Tuple { proto, src, .. } = *client;
+        let steering = &self.steering[usize::from(out_port)];
+        let addresses = || self.net.sources(out_port, next_hop);
+        let count = addresses().count();
+        if count == 0 {
+            return Err(DropReason::NoRoute);
+        }
+        // The client's address alone chooses where to begin: not its port, and not the target. The hash is linear, which shows
+        // in its remainders; a product hides it (Fibonacci hashing).
+        let hash = steering.homes(SocketAddr::new(src.ip(), 0), src.ip()).label().wrapping_mul(0x9e37_79b1);
+        let mut at = ((u64::from(hash) * count as u64) >> 32) as usize;
+        let mut searches = SEARCHES;
+        for n in 0..=count {
+            if n > 0 {
+                at = self.ports.spill % count;
+            }
+            let Some(address) = addresses().nth(at) else { break };
+            let home = steering.homes(target, address);
+            if !self.ports.known_full(&home, proto as u8, self.now) {
+                let Some(left) = searches.checked_sub(1) else { break };
+                searches = left;
+                let (table, flows) = (&self.table, &self.flows);
+                let free = |port: u16| {
+                    let source = SocketAddr::new(address, port);
+                    let back = Tuple { port: out_port, proto, src: target, dst: source };
+                    back.key().is_some_and(|key| table.find(&key).is_none())
+                        && flows.listening(proto, source).is_none()
+                };
+                if let Some(port) = self.ports.pick(&home, proto as u8, self.now, free) {
+                    return Ok(SocketAddr::new(address, port));
+                }
+            }
+            if n > 0 {
+                self.ports.spill = at + 1;
             }
         }
-        Err(if any { DropReason::NoSourcePort } else { DropReason::NoRoute })
+        Err(DropReason::NoSourcePort)
     }
 
     /// Queues a packet until its next hop answers, and asks when nobody has.

@@ -10,14 +10,15 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::{Engine, Parts, Timeouts, peers};
 use crate::config::Config;
 use crate::counters::WorkerCounters;
-use crate::flow::{FlowSet, HashKey, SourcePorts};
+use crate::flow::{FlowSet, HashKey, SourcePorts, Steering, toeplitz};
 use crate::io::PacketBuf;
 use crate::neighbor::NeighborTable;
 use crate::net::Network;
 use crate::sync::Publisher;
 use crate::wire::Mac;
 
-/// Engines for a number of workers that share a network, with the publisher of their flows and a secret of their own.
+/// Engines for a number of workers that share a network, with the publisher of their flows and a secret of their own. Ports
+/// of which the network does not say how packets are steered are taken to put them anywhere.
 ///
 /// # Errors
 /// The system gives no random numbers, or the static neighbors do not fit.
@@ -34,6 +35,13 @@ pub fn engines<B: PacketBuf>(
         seed
     };
     let hash = HashKey::new(seed());
+    let mut key = [0; toeplitz::KEY];
+    for part in key.chunks_mut(32) {
+        part.copy_from_slice(&seed()[..part.len()]);
+    }
+    let anywhere = Steering::hand_over(&key, workers as u16);
+    let steering: Arc<[Steering]> =
+        net.ports.iter().map(|p| p.steering.as_ref().unwrap_or(&anywhere).clone()).collect();
     let (publisher, readers) = Publisher::new(FlowSet::default(), workers);
     let engines = readers.into_iter().zip(peers(workers)).enumerate().map(|(worker, (flows, peers))| {
         let mut neighbors =
@@ -61,6 +69,7 @@ pub fn engines<B: PacketBuf>(
                 tcp_transitory: config.timers.tcp_transitory * 1000,
             },
             peers,
+            steering: Arc::clone(&steering),
         })
         .map_err(|e| anyhow!("no memory for limits.connections = {connections} ({e}); lower it"))
     });

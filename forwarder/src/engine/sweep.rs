@@ -153,21 +153,6 @@ impl<B: PacketBuf> Engine<B> {
         }
     }
 
-    /// Takes over packets of own connections from other workers, and the MAC addresses they learned.
-    #[cold]
-    fn hear_peers<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) -> usize {
-        for _ in 0..crate::io::BURST {
-            let Some(news) = self.peers.take_news() else { break };
-            self.learn(edge, news.port, &news.heard);
-        }
-        for taken in 0..crate::io::BURST {
-            let Some((port, packet)) = self.peers.take_packet() else { return taken };
-            self.counters.taken_over.add(1);
-            self.slow(edge, port, packet);
-        }
-        crate::io::BURST
-    }
-
     /// Copies connections from record `from` on into `rows`, of one flow or of all, until `rows` is full or `scan` records were
     /// looked at. Returns where to go on, none at the end.
     pub fn list(&self, from: u32, flow: Option<u64>, scan: u32, rows: &mut Vec<ConnRow>) -> Option<u32> {

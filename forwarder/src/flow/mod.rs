@@ -6,12 +6,15 @@ pub mod key;
 mod pages;
 mod ports;
 pub mod set;
+pub mod steering;
 pub mod table;
+pub mod toeplitz;
 
 pub use hash::HashKey;
 pub use key::{Key, Tuple};
 pub use ports::SourcePorts;
 pub use set::{Flow, FlowSet};
+pub use steering::Steering;
 pub use table::{ConnTable, Direction, Found};
 
 /// Milliseconds of the worker's clock. Wraps after 49 days; compare with `wrapping_sub`.

@@ -16,6 +16,7 @@ use forwarder::api::{
 };
 use forwarder::config::{Config, Idle};
 use forwarder::engine::{DropReason, engines};
+use forwarder::flow::{Steering, Tuple};
 use forwarder::gateway::Gateway;
 use forwarder::io::memory::MemoryIo;
 use forwarder::net::Network;
@@ -122,10 +123,28 @@ pub struct Made<C> {
     pub stop: StopFlag,
 }
 
+/// A key of the steering hash.
+pub const HASH_KEY: [u8; 40] = [
+    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
+    0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
+    0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
+];
+
 pub fn make<C: Clock + Clone>(text: &str, workers: usize, buffers: usize, clock: C) -> Made<C> {
+    make_steered(text, workers, buffers, clock, &Steering::hand_over(&HASH_KEY, workers as u16))
+}
+
+pub fn make_steered<C: Clock + Clone>(
+    text: &str,
+    workers: usize,
+    buffers: usize,
+    clock: C,
+    steering: &Steering,
+) -> Made<C> {
     let config = Arc::new(Config::parse(text, "test.toml").unwrap_or_else(|e| panic!("{e}")));
     let macs: Vec<Mac> = (0..config.ports.len() as u8).map(|p| Mac(gw_mac(p))).collect();
-    let net = Arc::new(Network::new(Arc::clone(&config), &macs));
+    let steering = config.ports.iter().map(|_| steering.clone());
+    let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
     let (publisher, engines) = engines(&config, &net, workers).unwrap();
     let stop = StopFlag::default();
     let ios: Vec<MemoryIo> = (0..workers).map(|_| MemoryIo::new(config.ports.len(), buffers)).collect();
@@ -155,9 +174,20 @@ impl Rig {
     }
 
     pub fn with(text: &str, workers: usize, buffers: usize) -> Rig {
+        Rig::steered(text, workers, buffers, &Steering::hand_over(&HASH_KEY, workers as u16))
+    }
+
+    pub fn steered(text: &str, workers: usize, buffers: usize, steering: &Steering) -> Rig {
         let clock = FakeClock::default();
-        let made = make(text, workers, buffers, clock.clone());
+        let made = make_steered(text, workers, buffers, clock.clone(), steering);
         Rig { gateway: made.gateway, workers: made.workers, ios: made.ios, clock, buffers }
+    }
+
+    /// The worker that a packet belongs to.
+    pub fn home(&self, port: u8, proto: Proto, src: SocketAddr, dst: SocketAddr) -> usize {
+        let net = Arc::clone(self.workers[0].engine().net());
+        let key = Tuple { port, proto, src, dst }.key().unwrap();
+        net.ports[usize::from(port)].steering.as_ref().unwrap().home(&key)
     }
 
     /// Asks as an operator would, while the workers turn.

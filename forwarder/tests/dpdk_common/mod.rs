@@ -35,6 +35,7 @@ pub(crate) fn settings(device: Device) -> PortSettings {
         multicast: Vec::new(),
         vlan: None,
         one_pool: true,
+        steer: None,
     }
 }
 

@@ -180,6 +180,11 @@ fn all_connections(connections: &[ConnectionInfo], truncated: bool) -> String {
     format!("{table}{more}")
 }
 
+/// A part of a whole, in percent.
+fn share(part: u64, whole: u64) -> String {
+    format!("{:.1} %", part as f64 * 100.0 / whole.max(1) as f64)
+}
+
 fn all_ports(ports: &[PortInfo]) -> String {
     let mut table = Table::new(&[
         "NAME",
@@ -191,6 +196,8 @@ fn all_ports(ports: &[PortInfo]) -> String {
         ">VLAN",
         "LINK",
         ">QUEUES",
+        "STEERING",
+        ">HANDED OVER",
         ">NUMA",
         ">RX",
         ">TX",
@@ -212,6 +219,8 @@ fn all_ports(ports: &[PortInfo]) -> String {
             or_dash(&p.vlan),
             link,
             p.queues.to_string(),
+            p.steering.clone(),
+            share(p.handed_over, p.rx.packets),
             or_dash(&p.numa_node),
             p.rx.packets.to_string(),
             p.tx.packets.to_string(),
@@ -290,7 +299,6 @@ pub(crate) fn stats(now: &Stats, before: Option<(&Stats, Duration)>) -> String {
         ">CONNS",
     ]);
     for w in &now.workers {
-        let busy = w.busy_loops as f64 * 100.0 / w.loops.max(1) as f64;
         workers.row([
             w.worker.to_string(),
             or_dash(&w.core),
@@ -299,7 +307,7 @@ pub(crate) fn stats(now: &Stats, before: Option<(&Stats, Duration)>) -> String {
             w.held.to_string(),
             w.handed_over.to_string(),
             w.taken_over.to_string(),
-            format!("{busy:.1} %"),
+            share(w.busy_loops, w.loops),
             w.connections.to_string(),
         ]);
     }
