@@ -35,6 +35,9 @@ enum Command {
     Demo(DemoArgs),
     /// Counts the relay's cycles a packet over rings, without a NIC, beside testpmd's.
     Core(CoreArgs),
+    /// Measures one row of `core`'s table in a process of its own; prints JSON.
+    #[command(hide = true)]
+    Row(RowArgs),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
 }
@@ -68,6 +71,35 @@ struct CoreArgs {
     /// Prints the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RowName {
+    Workers,
+    Changes,
+    Ledger,
+    Admissions,
+    AfPacket,
+    AfXdp,
+}
+
+#[derive(Args)]
+struct RowArgs {
+    /// What to measure.
+    #[arg(value_enum)]
+    row: RowName,
+    /// Rounds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    rounds: u16,
+    /// Packets of a run, or connections.
+    #[arg(long, default_value_t = 5_000_000, value_name = "N")]
+    count: u64,
+    /// Core to measure on.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    core: usize,
+    /// Core of what goes on beside it.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    other: usize,
 }
 
 #[derive(Args)]
@@ -183,6 +215,47 @@ fn count_cycles(args: &CoreArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn measure_row(args: &RowArgs) -> anyhow::Result<ExitCode> {
+    let rounds = args.rounds.into();
+    let changes = core::changes::Settings {
+        rounds,
+        packets: args.count,
+        connections: if matches!(args.row, RowName::Ledger) { 1100 } else { 1000 },
+        rate: 10_000,
+        core: args.core,
+        other: args.other,
+    };
+    let on = |driver| core::devices::Settings {
+        driver,
+        rounds,
+        window: Duration::from_secs(2),
+        size: 64,
+        generator: args.other,
+        core: args.core,
+    };
+    let json = match args.row {
+        RowName::Workers => serde_json::to_value(core::workers::run(&core::workers::Settings {
+            rounds,
+            packets: args.count,
+            connections: 1000,
+            cores: [args.other, args.core],
+        })?)?,
+        RowName::Changes => serde_json::to_value(core::changes::dip(&changes)?)?,
+        RowName::Ledger => serde_json::to_value(core::changes::ledger(&changes)?)?,
+        RowName::Admissions => serde_json::to_value(core::admissions::run(&core::admissions::Settings {
+            connections: args.count,
+            warm_up: Duration::from_secs(6),
+            table: 4 << 20,
+            apart: 64,
+            core: args.core,
+        })?)?,
+        RowName::AfPacket => serde_json::to_value(core::devices::run(&on(Driver::AfPacket))?)?,
+        RowName::AfXdp => serde_json::to_value(core::devices::run(&on(Driver::AfXdp))?)?,
+    };
+    println!("{}", serde_json::to_string_pretty(&json)?);
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
@@ -190,6 +263,7 @@ fn main() -> ExitCode {
         Command::Sink(args) => sink(args),
         Command::Demo(args) => run_demo(&args),
         Command::Core(args) => count_cycles(&args),
+        Command::Row(args) => measure_row(&args),
         Command::Topology(args) => hold(&args),
     };
     match result {

@@ -7,8 +7,13 @@
 //!
 //! Ours and the peers run in turn on the same core, several rounds; the best and the median of each are told, and the ratios.
 
+pub mod admissions;
+pub mod changes;
+pub mod devices;
 mod peer;
 mod relay;
+mod rings;
+pub mod workers;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,0 +1,221 @@
+//! s2ds beside testpmd io on the kernel's devices: the same veth pairs, the same arguments, one direction.
+//!
+//! ```text
+//! generator g0 ==veth== f0 forwarder f1 ==veth== s0 sink
+//! ```
+//!
+//! testpmd txonly on one core sends valid packets of one flow as fast as it can; the forwarder has the other core. What counts
+//! is what arrives at the far veth end. s2ds does its whole work meanwhile, testpmd none but receiving and sending.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::topology::{Driver, Gateway, Netns, Process, Workdir};
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Devices of the forwarder.
+    pub driver: Driver,
+    /// Rounds; in each, both forwarders run once.
+    pub rounds: usize,
+    /// How long packets are counted in a run.
+    pub window: Duration,
+    /// Bytes of a frame, without FCS.
+    pub size: u16,
+    /// Core of the generator, and of what is not packets.
+    pub generator: usize,
+    /// Core of the forwarder.
+    pub core: usize,
+}
+
+/// Thousands of packets a second, a figure a round.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Figures {
+    /// What both forwarders were given, as text.
+    pub devices: Vec<String>,
+    /// Out of s2ds.
+    pub s2ds: Vec<f64>,
+    /// Out of testpmd io.
+    pub testpmd: Vec<f64>,
+    /// Offered to s2ds. As much as came out means that the generator was the limit.
+    pub offered_s2ds: Vec<f64>,
+    /// Offered to testpmd.
+    pub offered_testpmd: Vec<f64>,
+    /// s2ds's best over testpmd's best.
+    pub ratio: f64,
+}
+
+const BURST: u16 = 32;
+/// s2ds's own: descriptors a queue, and mbufs and cache for two ports and one worker.
+const DESCRIPTORS: u16 = 1024;
+const MBUFS: u32 = 7168;
+const CACHE: u16 = 256;
+const MTU: u16 = 1500;
+const IN_MAC: &str = "02:00:00:00:81:01";
+/// Packets run in before they are counted.
+const WARM_UP: Duration = Duration::from_millis(500);
+const START: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(15);
+
+/// Measures.
+///
+/// # Errors
+/// The kernel gives no namespaces or devices, a program is missing, or no packet passed.
+pub fn run(settings: &Settings) -> Result<Figures> {
+    let mut figures =
+        Figures { devices: vec![device(settings, 0), device(settings, 1)], ..Figures::default() };
+    for _ in 0..settings.rounds {
+        for ours in [true, false] {
+            let (offered, passed) = once(settings, ours)
+                .with_context(|| format!("{} over {}", name(ours), settings.driver.name()))?;
+            let (to, of) = if ours {
+                (&mut figures.s2ds, &mut figures.offered_s2ds)
+            } else {
+                (&mut figures.testpmd, &mut figures.offered_testpmd)
+            };
+            to.push(passed);
+            of.push(offered);
+        }
+    }
+    let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
+    figures.ratio = best(&figures.s2ds) / best(&figures.testpmd);
+    Ok(figures)
+}
+
+fn name(ours: bool) -> &'static str {
+    if ours { "s2ds" } else { "testpmd" }
+}
+
+/// The device as testpmd is told of it: what s2ds makes of `af_packet:f0` and its like.
+fn device(settings: &Settings, n: usize) -> String {
+    match settings.driver {
+        Driver::AfPacket => {
+            format!("net_af_packet{n},iface=f{n},qpairs=1,blocksz=4096,framesz=2048,framecnt=2048")
+        }
+        Driver::AfXdp => format!("net_af_xdp{n},iface=f{n},start_queue=0,queue_count=1"),
+    }
+}
+
+/// Runs one forwarder; returns thousands of packets a second, offered and passed.
+fn once(settings: &Settings, ours: bool) -> Result<(f64, f64)> {
+    let dir = Arc::new(Workdir::new()?);
+    let generator = Netns::new("generator", Arc::clone(&dir))?;
+    let forwarder = Netns::new("forwarder", Arc::clone(&dir))?;
+    let sink = Netns::new("sink", dir)?;
+    generator.join("g0", &forwarder, "f0", MTU)?;
+    forwarder.join("f1", &sink, "s0", MTU)?;
+    forwarder.ip(&format!("link set f0 address {IN_MAC}"))?;
+    for (netns, device) in [(&generator, "g0"), (&forwarder, "f0"), (&forwarder, "f1"), (&sink, "s0")] {
+        netns.silence(device)?;
+    }
+    // Held until packets are counted.
+    let (mut gateway, mut testpmd) = (None, None);
+    if ours {
+        gateway = Some(Gateway::start(forwarder, &config(settings))?);
+    } else {
+        testpmd =
+            Some((start(&forwarder, settings.core, &vdevs(settings), &["--forward-mode=io"])?, forwarder));
+    }
+    let length = format!("--txpkts={}", settings.size);
+    let peer = format!("--eth-peer=0,{IN_MAC}");
+    let how = ["--forward-mode=txonly", &length, &peer, "--tx-ip=10.81.0.2,10.81.0.1", "--tx-udp=4000,5000"];
+    let out = "net_af_packet0,iface=g0,qpairs=1,blocksz=4096,framesz=2048,framecnt=2048";
+    let mut txonly = start(&generator, settings.generator, &["--vdev", out], &how)?;
+    std::thread::sleep(WARM_UP);
+    let look =
+        || Ok::<_, anyhow::Error>((Instant::now(), packets(&generator, "g0")?.1, packets(&sink, "s0")?.0));
+    let (began, offered, passed) = look()?;
+    std::thread::sleep(settings.window);
+    let (ended, offered_after, passed_after) = look()?;
+    txonly.stop(STOP)?;
+    if let Some(gateway) = &mut gateway {
+        gateway.stop()?;
+    }
+    if let Some((testpmd, _)) = &mut testpmd {
+        testpmd.stop(STOP)?;
+    }
+    let rate = |n: u64| n as f64 / (ended - began).as_secs_f64() / 1e3;
+    anyhow::ensure!(
+        passed_after > passed,
+        "no packet passed: {}",
+        testpmd.map_or_else(String::new, |t| t.0.said())
+    );
+    Ok((rate(offered_after - offered), rate(passed_after - passed)))
+}
+
+fn vdevs(settings: &Settings) -> Vec<String> {
+    (0..2).flat_map(|n| ["--vdev".to_owned(), device(settings, n)]).collect()
+}
+
+/// Starts testpmd with one forwarding core, and waits until it forwards.
+fn start<S: AsRef<str>>(netns: &Netns, core: usize, devices: &[S], mode: &[&str]) -> Result<Process> {
+    let lcores = format!("0@0,1@{core}");
+    let mut args =
+        vec!["--no-huge", "--no-shconf", "-m", "256", "--no-pci", "--no-telemetry", "--lcores", &lcores];
+    args.extend(devices.iter().map(AsRef::as_ref));
+    let numbers = [
+        format!("--burst={BURST}"),
+        format!("--rxd={DESCRIPTORS}"),
+        format!("--txd={DESCRIPTORS}"),
+        format!("--total-num-mbufs={MBUFS}"),
+        format!("--mbcache={CACHE}"),
+    ];
+    // With a period to tell statistics in, testpmd does not end at the end of its input.
+    args.extend(["--", "--nb-cores=1", "--auto-start", "--stats-period=3600"]);
+    args.extend(numbers.iter().map(String::as_str));
+    args.extend(mode);
+    let mut process = netns.spawn(Path::new("dpdk-testpmd"), &args)?;
+    process.wait_for("packet forwarding", START)?;
+    Ok(process)
+}
+
+fn config(settings: &Settings) -> String {
+    let (driver, core) = (settings.driver.name(), settings.core);
+    format!(
+        r#"
+[eal]
+huge = false
+[[port]]
+name = "in"
+device = "{driver}:f0"
+addresses = ["10.81.0.1/24"]
+[[port]]
+name = "out"
+device = "{driver}:f1"
+addresses = ["10.82.0.1/24"]
+[[neighbor]]
+port = "in"
+address = "10.81.0.2"
+mac = "02:00:00:00:81:02"
+[[neighbor]]
+port = "out"
+address = "10.82.0.2"
+mac = "02:00:00:00:82:02"
+[workers]
+cores = [{core}]
+[[flow]]
+name = "measured"
+proto = "udp"
+listen = "10.81.0.1:5000"
+target = "10.82.0.2:5000"
+from = ["10.81.0.2/32"]
+"#
+    )
+}
+
+/// Packets that a device has received and sent.
+fn packets(netns: &Netns, device: &'static str) -> Result<(u64, u64)> {
+    let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
+    let counts = text.lines().find_map(|l| l.trim().strip_prefix(device)?.strip_prefix(':'));
+    let counts: Vec<u64> = counts.unwrap_or("").split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    // Received bytes, packets and six more; then the same of what was sent.
+    match counts[..] {
+        [_, received, _, _, _, _, _, _, _, sent, ..] => Ok((received, sent)),
+        _ => anyhow::bail!("the kernel tells no counters of {device}"),
+    }
+}
