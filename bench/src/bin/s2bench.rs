@@ -94,6 +94,9 @@ struct RowArgs {
     /// Packets of a run, or connections.
     #[arg(long, default_value_t = 5_000_000, value_name = "N")]
     count: u64,
+    /// Flow changes a second.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    rate: u32,
     /// Core to measure on.
     #[arg(long, default_value_t = 1, value_name = "N")]
     core: usize,
@@ -221,14 +224,15 @@ fn measure_row(args: &RowArgs) -> anyhow::Result<ExitCode> {
         rounds,
         packets: args.count,
         connections: if matches!(args.row, RowName::Ledger) { 1100 } else { 1000 },
-        rate: 10_000,
+        rate: args.rate,
         core: args.core,
         other: args.other,
     };
     let on = |driver| core::devices::Settings {
         driver,
         rounds,
-        window: Duration::from_secs(2),
+        windows: 10,
+        window: Duration::from_millis(250),
         size: 64,
         generator: args.other,
         core: args.core,

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::topology::{Driver, Gateway, Netns, Process, Workdir};
@@ -23,7 +23,9 @@ pub struct Settings {
     pub driver: Driver,
     /// Rounds; in each, both forwarders run once.
     pub rounds: usize,
-    /// How long packets are counted in a run.
+    /// Windows of a run; the best one counts.
+    pub windows: usize,
+    /// How long packets are counted in a window.
     pub window: Duration,
     /// Bytes of a frame, without FCS.
     pub size: u16,
@@ -46,6 +48,10 @@ pub struct Figures {
     pub offered_s2ds: Vec<f64>,
     /// Offered to testpmd.
     pub offered_testpmd: Vec<f64>,
+    /// s2ds's cycles a packet, in loops that found packets, kernel's work included.
+    pub cycles_s2ds: Vec<f64>,
+    /// testpmd's, counted alike.
+    pub cycles_testpmd: Vec<f64>,
     /// s2ds's best over testpmd's best.
     pub ratio: f64,
 }
@@ -71,15 +77,17 @@ pub fn run(settings: &Settings) -> Result<Figures> {
         Figures { devices: vec![device(settings, 0), device(settings, 1)], ..Figures::default() };
     for _ in 0..settings.rounds {
         for ours in [true, false] {
-            let (offered, passed) = once(settings, ours)
-                .with_context(|| format!("{} over {}", name(ours), settings.driver.name()))?;
-            let (to, of) = if ours {
-                (&mut figures.s2ds, &mut figures.offered_s2ds)
+            let name = if ours { "s2ds" } else { "testpmd" };
+            let ran =
+                once(settings, ours).with_context(|| format!("{name} over {}", settings.driver.name()))?;
+            let (passed, offered, cycles) = if ours {
+                (&mut figures.s2ds, &mut figures.offered_s2ds, &mut figures.cycles_s2ds)
             } else {
-                (&mut figures.testpmd, &mut figures.offered_testpmd)
+                (&mut figures.testpmd, &mut figures.offered_testpmd, &mut figures.cycles_testpmd)
             };
-            to.push(passed);
-            of.push(offered);
+            passed.push(ran.passed);
+            offered.push(ran.offered);
+            cycles.push(ran.cycles);
         }
     }
     let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
@@ -87,8 +95,11 @@ pub fn run(settings: &Settings) -> Result<Figures> {
     Ok(figures)
 }
 
-fn name(ours: bool) -> &'static str {
-    if ours { "s2ds" } else { "testpmd" }
+/// One run: thousands of packets a second, and cycles a packet.
+struct Ran {
+    offered: f64,
+    passed: f64,
+    cycles: f64,
 }
 
 /// The device as testpmd is told of it: what s2ds makes of `af_packet:f0` and its like.
@@ -101,8 +112,8 @@ fn device(settings: &Settings, n: usize) -> String {
     }
 }
 
-/// Runs one forwarder; returns thousands of packets a second, offered and passed.
-fn once(settings: &Settings, ours: bool) -> Result<(f64, f64)> {
+/// Runs one forwarder between a generator and a sink of its own.
+fn once(settings: &Settings, ours: bool) -> Result<Ran> {
     let dir = Arc::new(Workdir::new()?);
     let generator = Netns::new("generator", Arc::clone(&dir))?;
     let forwarder = Netns::new("forwarder", Arc::clone(&dir))?;
@@ -129,23 +140,38 @@ fn once(settings: &Settings, ours: bool) -> Result<(f64, f64)> {
     std::thread::sleep(WARM_UP);
     let look =
         || Ok::<_, anyhow::Error>((Instant::now(), packets(&generator, "g0")?.1, packets(&sink, "s0")?.0));
-    let (began, offered, passed) = look()?;
-    std::thread::sleep(settings.window);
-    let (ended, offered_after, passed_after) = look()?;
+    let mut best = (0.0, 0.0);
+    let mut before = look()?;
+    for _ in 0..settings.windows {
+        std::thread::sleep(settings.window);
+        let now = look()?;
+        let rate = |from: u64, to: u64| (to - from) as f64 / (now.0 - before.0).as_secs_f64() / 1e3;
+        let (offered, passed) = (rate(before.1, now.1), rate(before.2, now.2));
+        if passed > best.1 {
+            best = (offered, passed);
+        }
+        before = now;
+    }
     txonly.stop(STOP)?;
+    let mut cycles = None;
+    let mut said = String::new();
     if let Some(gateway) = &mut gateway {
+        let stats = gateway.stats()?;
+        let busy: u64 = stats.workers.iter().map(|w| w.busy_cycles).sum();
+        cycles = Some(busy as f64 / stats.received as f64);
+        said = format!("{:?}", stats.drops.iter().filter(|(_, n)| **n > 0).collect::<Vec<_>>());
         gateway.stop()?;
     }
     if let Some((testpmd, _)) = &mut testpmd {
         testpmd.stop(STOP)?;
+        said = testpmd.output()?.stdout;
+        let after = said.split("CPU cycles/packet=").nth(1);
+        cycles = after.and_then(|t| t.split_whitespace().next()?.parse().ok());
     }
-    let rate = |n: u64| n as f64 / (ended - began).as_secs_f64() / 1e3;
-    anyhow::ensure!(
-        passed_after > passed,
-        "no packet passed: {}",
-        testpmd.map_or_else(String::new, |t| t.0.said())
-    );
-    Ok((rate(offered_after - offered), rate(passed_after - passed)))
+    let (offered, passed) = best;
+    ensure!(passed > 0.0, "no packet passed; {said}");
+    let cycles = cycles.with_context(|| format!("it did not tell its cycles; it wrote: {said}"))?;
+    Ok(Ran { offered, passed, cycles })
 }
 
 fn vdevs(settings: &Settings) -> Vec<String> {
@@ -166,7 +192,7 @@ fn start<S: AsRef<str>>(netns: &Netns, core: usize, devices: &[S], mode: &[&str]
         format!("--mbcache={CACHE}"),
     ];
     // With a period to tell statistics in, testpmd does not end at the end of its input.
-    args.extend(["--", "--nb-cores=1", "--auto-start", "--stats-period=3600"]);
+    args.extend(["--", "--nb-cores=1", "--auto-start", "--stats-period=3600", "--record-core-cycles"]);
     args.extend(numbers.iter().map(String::as_str));
     args.extend(mode);
     let mut process = netns.spawn(Path::new("dpdk-testpmd"), &args)?;

@@ -66,9 +66,9 @@ pub fn run(settings: &Settings) -> Result<Figures> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = bed
             .fed
-            .iter_mut()
+            .drain(..)
             .zip(settings.cores)
-            .map(|(fed, core)| {
+            .map(|(mut fed, core)| {
                 let (orders, inbox) = std::sync::mpsc::channel::<Arc<Barrier>>();
                 let (outbox, results) = std::sync::mpsc::channel();
                 let eal = Arc::clone(&eal);
@@ -82,6 +82,8 @@ pub fn run(settings: &Settings) -> Result<Figures> {
                     // Clients differ between the workers, as a device that hashes would share them out.
                     let headers: Vec<_> =
                         (0..n).map(|c| rings::headers(mac, (c % 16) as u16, core as u32 * n + c)).collect();
+                    // On this thread's stack it shares no cache line with another worker.
+                    let fed = &mut fed;
                     let mut opened = fed.open(&headers);
                     for start in inbox {
                         start.wait();

@@ -504,6 +504,14 @@ impl ConnTable {
         self.len -= 1;
     }
 
+    /// Asks for what [`ConnTable::remove`] will touch of record `n`.
+    pub fn prefetch_removal(&self, n: u32) {
+        for direction in [Direction::ToTarget, Direction::ToClient] {
+            self.prefetch_bucket(self.hash_of(&self.key(n, direction)));
+        }
+        prefetch(&self.cold[n as usize]);
+    }
+
     fn key(&self, n: u32, direction: Direction) -> Key {
         let conn = self.conn(n);
         let f = Conn::flip(direction);
