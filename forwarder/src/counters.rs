@@ -47,7 +47,9 @@ impl QueueCounters {
 /// All counters of one worker.
 ///
 /// At every loop boundary `received + taken_over == sent + held + dropped + handed_over` and `sent == tx - originated`.
+// On cache lines of its own, and on pairs of them, which processors fetch together: another worker's must not travel along.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct WorkerCounters {
     /// One a port.
     pub queues: Vec<QueueCounters>,

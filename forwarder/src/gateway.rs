@@ -33,6 +33,8 @@ const LIST_MOST: usize = 100_000;
 const LIST_CHUNK: usize = 256;
 /// How long a change may take to reach every worker.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a change gives way to other threads before it sleeps while workers take it.
+const YIELDS: u32 = 100;
 
 /// What a device tells about itself.
 #[derive(Debug, Clone, Default)]
@@ -236,6 +238,8 @@ impl Gateway {
             state.publish()
         };
         let until = Instant::now() + PATIENCE;
+        // A busy worker goes by the change within microseconds, a napping one within tens: a sleep is longer than either.
+        let mut tries = 0;
         while self.state().publisher.acknowledged() < epoch {
             if Instant::now() > until {
                 return Err(error(
@@ -245,7 +249,12 @@ impl Gateway {
                     ),
                 ));
             }
-            std::thread::sleep(Duration::from_micros(100));
+            tries += 1;
+            if tries < YIELDS {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_micros(100));
+            }
         }
         Ok(Reply::Done { epoch })
     }

@@ -98,7 +98,8 @@ impl WorkerHandle {
     }
 }
 
-/// A worker, before and while it runs.
+/// A worker, before and while it runs. It lies on cache lines of its own.
+#[repr(align(128))]
 pub struct Worker<IO: PacketIo, C> {
     engine: Engine<IO::Buf>,
     counters: Arc<WorkerCounters>,

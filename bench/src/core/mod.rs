@@ -4,6 +4,9 @@
 //! row did to memory may help or hinder the next. The rows run in turn, several rounds; each figure is kept, goals are judged
 //! by the best, and the median is told beside it. `docs/benchmarking.md` tells what the figures mean.
 
+mod admissions;
+mod changes;
+mod devices;
 mod facts;
 mod frames;
 mod goals;
@@ -13,9 +16,11 @@ mod projection;
 mod relay;
 mod replay;
 mod report;
+mod rings;
 mod row;
 mod rows;
 mod testpmd;
+mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;

@@ -73,12 +73,14 @@ pub enum Unit {
     Ratio,
     /// A loss in percent; less is better.
     Percent,
+    /// Packets, of which there should be none.
+    Packets,
 }
 
 impl Unit {
     /// Whether the best figure is the smallest.
     pub fn less_is_better(self) -> bool {
-        matches!(self, Unit::Cycles | Unit::Percent)
+        matches!(self, Unit::Cycles | Unit::Percent | Unit::Packets)
     }
 
     /// For tables.
@@ -89,6 +91,7 @@ impl Unit {
             Unit::PerSecond => "1/s",
             Unit::Ratio => "ratio",
             Unit::Percent => "%",
+            Unit::Packets => "packets",
         }
     }
 }

@@ -3,9 +3,12 @@
 use super::frames::Fate;
 use super::relay::{HOT, hot};
 use super::row::{Need, Program, Row, Unit};
-use super::{l3fwd, replay, testpmd};
+use super::{admissions, changes, devices, l3fwd, replay, testpmd, workers};
+use crate::topology::Driver;
 
 const TESTPMD: &[Need] = &[Need::Peer(Program::Testpmd)];
+const TWO: &[Need] = &[Need::Cores(2)];
+const DEVICES: &[Need] = &[Need::Cores(2), Need::Root, Need::Peer(Program::Testpmd)];
 const L3FWD: &[Need] = &[Need::Peer(Program::L3fwd)];
 
 /// Every row there is.
@@ -31,4 +34,10 @@ pub static ROWS: &[Row] = &[
     Row { name: "replay-testpmd-5tswap", title: "testpmd 5tswap, net_pcap", unit: Unit::Mpps, needs: TESTPMD, run: |s| testpmd::replay(s, "5tswap") },
     Row { name: "replay-testpmd-csum", title: "testpmd csum, net_pcap", unit: Unit::Mpps, needs: TESTPMD, run: |s| testpmd::replay(s, "csum") },
     Row { name: "replay-testpmd-io", title: "testpmd io, net_pcap", unit: Unit::Mpps, needs: TESTPMD, run: |s| testpmd::replay(s, "io") },
+    Row { name: "workers", title: "2 workers / 1, packets a second", unit: Unit::Ratio, needs: TWO, run: workers::scaling },
+    Row { name: "admissions", title: "connections admitted, used and expired", unit: Unit::PerSecond, needs: &[], run: admissions::admissions },
+    Row { name: "changes", title: "dip while 10,000 flow changes a second are published", unit: Unit::Percent, needs: TWO, run: changes::dips },
+    Row { name: "ledger", title: "packets unaccounted for while flows change", unit: Unit::Packets, needs: TWO, run: changes::accounts },
+    Row { name: "af-packet", title: "relay over AF_PACKET, beside testpmd io", unit: Unit::PerSecond, needs: DEVICES, run: |s| devices::beside_testpmd(s, Driver::AfPacket) },
+    Row { name: "af-xdp", title: "relay over AF_XDP, beside testpmd io", unit: Unit::PerSecond, needs: DEVICES, run: |s| devices::beside_testpmd(s, Driver::AfXdp) },
 ];

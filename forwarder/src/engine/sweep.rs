@@ -17,6 +17,8 @@ use crate::neighbor::{Solicit, Wanted};
 const ROUND: u32 = 2048;
 /// Most records looked at in one call, so that a long sleep is not followed by a long stall.
 const AT_ONCE: u32 = 16_384;
+/// How many records before its removal what that touches is asked for: a full table lies in no cache.
+const AHEAD: u32 = 8;
 /// Milliseconds between looks at the next hops.
 const NEIGHBOR_TICK: Millis = 100;
 
@@ -77,6 +79,9 @@ impl<B: PacketBuf> Engine<B> {
             }
             let n = self.sweep_next;
             self.sweep_next += 1;
+            if self.table.in_use(n + AHEAD) && self.expired(n + AHEAD) {
+                self.table.prefetch_removal(n + AHEAD);
+            }
             if self.table.in_use(n) && (self.expired(n) || !self.still_allowed(n)) {
                 self.remove(n);
             }

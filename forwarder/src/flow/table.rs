@@ -495,6 +495,13 @@ impl ConnTable {
         self.len -= 1;
     }
 
+    /// Asks for what [`ConnTable::remove`] will touch of record `n`.
+    pub fn prefetch_removal(&self, n: u32) {
+        for direction in Direction::BOTH {
+            prefetch(&self.buckets, self.home(self.hash_of(&self.key(n, direction))));
+        }
+    }
+
     fn key(&self, n: u32, direction: Direction) -> Key {
         let half = self.half(Found::of(n, direction));
         let addrs = if half.is_v6() {

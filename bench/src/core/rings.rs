@@ -1,0 +1,222 @@
+//! Workers between net_ring ports, each with a feeder in its own thread: the ground of the rows that need no peer.
+//!
+//! A feeder writes the headers of a burst, puts it where the worker receives, lets the worker take one turn, and takes back
+//! what was sent. Its cost is the same for every worker, so it may stay in a figure that is compared with another.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use forwarder::api::FlowSpec;
+use forwarder::config::{Config, Device, Idle};
+use forwarder::dpdk::{self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, RingPair};
+use forwarder::engine::engines;
+use forwarder::gateway::Gateway;
+use forwarder::io::{BURST, Burst, PacketBuf};
+use forwarder::net::Network;
+use forwarder::server::Tsc;
+use forwarder::sync::StopFlag;
+use forwarder::wire::{Mac, PROTO_UDP, checksum, eth, ipv4, udp};
+use forwarder::worker::Worker;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// net_ring counts the packets of neighboring queues on one cache line, as no NIC does: workers use every eighth queue.
+const APART: usize = 8;
+const MBUFS: u32 = 8191;
+const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
+/// Bytes of a frame, without FCS.
+const SIZE: usize = eth::MIN_FRAME;
+const HEADERS: usize = eth::HEADER + ipv4::HEADER + udp::HEADER;
+const L4: usize = eth::HEADER + ipv4::HEADER;
+/// Listen and target port of flow 0; those of the others follow.
+const FIRST_PORT: u16 = 10_000;
+
+const NETWORK: &str = r#"
+[[port]]
+name = "client"
+device = "vdev:rings"
+addresses = ["10.1.0.1/24"]
+gateway = ["10.1.0.2"]
+[[port]]
+name = "wan"
+device = "vdev:rings2"
+addresses = ["10.2.0.1/24"]
+[[neighbor]]
+port = "client"
+address = "10.1.0.2"
+mac = "02:00:00:00:01:02"
+[[neighbor]]
+port = "wan"
+address = "10.2.0.2"
+mac = "02:00:00:00:02:02"
+"#;
+
+/// A configuration with UDP flows `0..flows`, and `more` TOML tables behind it.
+pub(super) fn config(flows: u16, more: &str) -> Result<Config> {
+    let mut config = Config::parse(&format!("{NETWORK}{more}"), "s2bench core")?;
+    config.flows = (0..flows).map(flow).collect::<Result<_>>()?;
+    Ok(config)
+}
+
+/// UDP flow `n`: any client in 172.16.0.0/12 may open it.
+pub(super) fn flow(n: u16) -> Result<FlowSpec> {
+    Ok(FlowSpec {
+        name: format!("flow-{n}"),
+        proto: forwarder::api::Proto::Udp,
+        listen: (Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + n).into(),
+        target: (Ipv4Addr::new(10, 2, 0, 2), FIRST_PORT + n).into(),
+        from: vec!["172.16.0.0/12".parse()?],
+        max_conns: None,
+        lease: None,
+    })
+}
+
+/// The headers of a client's packet.
+pub(super) type Headers = [u8; HEADERS];
+
+/// Headers of flow `n`'s client number `client`, a different 5-tuple for each.
+pub(super) fn headers(gateway: Mac, n: u16, client: u32) -> Headers {
+    const LEN: u16 = (SIZE - L4) as u16;
+    // 2^15 ports of each of 2^17 addresses.
+    let address = (u32::from(Ipv4Addr::new(172, 16, 0, 1)) + (client >> 15) % (1 << 17)).into();
+    let port = 1 << 15 | (client & 0x7fff) as u16;
+    let to = Ipv4Addr::new(10, 1, 0, 1);
+    let mut udp = udp::header(port, FIRST_PORT + n, LEN - udp::HEADER as u16);
+    let sum = checksum::pseudo_v4(address, to, PROTO_UDP, LEN).plus(&udp).finish_udp();
+    udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_ne_bytes());
+    let mut all = [0; HEADERS];
+    all[..eth::HEADER].copy_from_slice(&eth::header(gateway, CLIENT_MAC, None, eth::ETHERTYPE_IPV4));
+    all[eth::HEADER..L4].copy_from_slice(&ipv4::header(address, to, PROTO_UDP, 64, LEN));
+    all[L4..].copy_from_slice(&udp);
+    all
+}
+
+/// The flow a frame belongs to, before or after the relay: listen and target ports are the same.
+pub(super) fn flow_of(frame: &Mbuf) -> Option<u16> {
+    let port = frame.head().get(L4 + 2..L4 + 4)?;
+    u16::from_be_bytes([port[0], port[1]]).checked_sub(FIRST_PORT)
+}
+
+/// A worker, what feeds it, and the burst between them.
+pub(super) struct Fed {
+    // Dropped in this order: what holds packets before what holds the pool.
+    pub(super) worker: Worker<DpdkIo, Tsc>,
+    near: RingPair,
+    far: RingPair,
+    burst: Burst<Mbuf>,
+    pool: Arc<Mempool>,
+}
+
+impl Fed {
+    /// Sends a burst of frames with these headers by the worker; returns what comes out.
+    pub(super) fn turn<'a>(&mut self, mut next: impl FnMut() -> &'a Headers) -> Result<&Burst<Mbuf>> {
+        if !self.burst.is_full() {
+            self.pool.alloc_bulk(&mut self.burst);
+            ensure!(self.burst.is_full(), "the pool is exhausted");
+        }
+        for packet in &mut self.burst {
+            // The payload stays where it is, as the relay leaves it.
+            ensure!(packet.resize(SIZE), "a frame of {SIZE} bytes does not fit");
+            packet.head_mut()[..HEADERS].copy_from_slice(next());
+        }
+        self.near.send(&mut self.burst);
+        ensure!(self.burst.is_empty(), "the worker left frames in its queue");
+        self.worker.turn();
+        self.far.recv(&mut self.burst);
+        Ok(&self.burst)
+    }
+
+    /// Sends each of `headers` by the worker, in whole bursts and at least once; all must come out.
+    pub(super) fn open(&mut self, headers: &[Headers]) -> Result<()> {
+        let mut all = headers.iter().cycle();
+        for _ in 0..headers.len().div_ceil(BURST) {
+            let out = self.turn(|| all.next().unwrap_or(&[0; HEADERS]))?.len();
+            ensure!(out == BURST, "{} of {BURST} first packets of connections did not pass", BURST - out);
+        }
+        Ok(())
+    }
+
+    /// Cycles the worker spent in turns that found packets.
+    pub(super) fn cycles(&self) -> u64 {
+        self.worker.engine().counters().busy_cycles.get()
+    }
+}
+
+/// EAL, ports over rings, workers on them, and the operator's view of it all.
+pub(super) struct Bed {
+    // Dropped in this order.
+    pub(super) fed: Vec<Fed>,
+    pub(super) gateway: Arc<Gateway>,
+    /// MAC address of the client's port.
+    pub(super) mac: Mac,
+    pub(super) eal: Arc<Eal>,
+}
+
+impl Bed {
+    /// Starts EAL on the calling thread, which stays on `main`, with `workers` workers made as s2ds makes them.
+    pub(super) fn new(config: Config, main: usize, workers: usize) -> Result<Self> {
+        let room = dpdk::data_room_for(1500);
+        let options = |huge| EalOptions {
+            huge,
+            memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64,
+            main_core: main,
+            ..EalOptions::default()
+        };
+        // Hugepages when the machine has them; the first refusal comes before EAL is touched.
+        let eal = match Eal::init(&options(true)) {
+            Ok(eal) => eal,
+            Err(_) => Eal::init(&options(false))?,
+        };
+        let pool = Mempool::new(&eal, "packets", MBUFS, 256, room, None)?;
+        let config = Arc::new(config);
+        let (mut macs, mut queues, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, p) in (0..).zip(&config.ports) {
+            let settings = PortSettings {
+                index,
+                name: p.name.clone(),
+                device: Device::Vdev("net_ring".to_owned()),
+                queues: ((workers - 1) * APART + 1) as u16,
+                mtu: p.mtu,
+                rx_descriptors: 256,
+                tx_descriptors: 256,
+                multicast: Vec::new(),
+                vlan: None,
+                one_pool: true,
+                steer: None,
+            };
+            let (port, queue, pairs) = Port::from_rings(settings, 256, &pool)?;
+            macs.push(Mac(port.mac()));
+            queues.push(queue.into_iter().step_by(APART));
+            ends.push(pairs.into_iter().step_by(APART));
+        }
+        let net = Arc::new(Network::new(Arc::clone(&config), &macs));
+        let (publisher, engines) = engines(&config, &net, workers)?;
+        let (mut fed, mut handles) = (Vec::new(), Vec::new());
+        for (index, engine) in engines.into_iter().enumerate() {
+            let io = DpdkIo::new(queues.iter_mut().filter_map(Iterator::next).collect(), Arc::clone(&pool));
+            let mut ends = ends.iter_mut().filter_map(Iterator::next);
+            let (Some(near), Some(far)) = (ends.next(), ends.next()) else {
+                anyhow::bail!("the ports have no rings")
+            };
+            let (worker, handle) =
+                Worker::new(engine, io, Tsc::new(&eal), StopFlag::default(), Idle::Poll, (index, None));
+            handles.push(handle);
+            fed.push(Fed { worker, near, far, burst: Burst::new(), pool: Arc::clone(&pool) });
+        }
+        let gateway = Arc::new(Gateway::new(config, net, publisher, handles, Vec::new())?);
+        for fed in &mut fed {
+            fed.worker.turn();
+        }
+        let mac = macs.first().copied().context("there is no port")?;
+        Ok(Self { fed, gateway, mac, eal })
+    }
+}
+
+/// Moves the calling thread to a core.
+pub(super) fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("core {core} cannot be had; choose another with --core"))
+}

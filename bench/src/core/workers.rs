@@ -1,0 +1,156 @@
+//! Packets a second of one worker and of two that share flows, routes and device, each on a core of its own.
+//!
+//! There is no third core to feed them: each thread feeds its own worker. A figure therefore contains, for every packet, the
+//! writing of its headers and four ring operations beside the relay itself, the same for one worker and for two.
+
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use super::rings::{self, Bed, Fed, Headers};
+use super::row::{self, Figure};
+use anyhow::{Context, Result, anyhow, ensure};
+use forwarder::dpdk::WorkerThread;
+use forwarder::io::BURST;
+
+/// Packets a second of one worker and of two.
+pub(super) fn scaling(s: &row::Settings) -> Result<Figure> {
+    let settings =
+        Settings { rounds: 1, packets: s.packets, connections: 1000, cores: [s.other_core(), s.core] };
+    let f = run(&settings)?;
+    let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
+    Ok(Figure::of(f.ratio).with("one", best(&f.one.concat())).with("two", best(&f.two)))
+}
+
+/// How to measure.
+#[derive(Debug, Clone)]
+struct Settings {
+    /// Rounds; in each, one worker runs on either core, then both run.
+    rounds: usize,
+    /// Packets of each worker in each run.
+    packets: u64,
+    /// Connections of each worker.
+    connections: u16,
+    /// Cores of the two workers.
+    cores: [usize; 2],
+}
+
+/// Millions of packets a second, a figure a round.
+#[derive(Debug, Clone, Default)]
+struct Figures {
+    /// One worker, on the first core and on the second.
+    one: [Vec<f64>; 2],
+    /// Both together.
+    two: Vec<f64>,
+    /// Cycles a packet of each worker alone, without its feeder.
+    cycles_one: [Vec<f64>; 2],
+    /// Cycles a packet of both workers together (mean of the two), without their feeders.
+    cycles_two: Vec<f64>,
+    /// Two workers' best over one worker's best on the faster core.
+    ratio: f64,
+}
+
+/// One run of one worker.
+struct Ran {
+    packets: u64,
+    seconds: f64,
+    cycles: u64,
+}
+
+impl Ran {
+    fn cycles(&self) -> f64 {
+        self.cycles as f64 / self.packets as f64
+    }
+}
+
+/// Measures. Starts EAL, so a process can do it once.
+///
+/// # Errors
+/// There are not two cores or not enough memory, or a packet did not pass.
+fn run(settings: &Settings) -> Result<Figures> {
+    ensure!(settings.cores[0] != settings.cores[1], "two workers need two cores");
+    let mut bed = Bed::new(rings::config(16, "")?, settings.cores[0], 2)?;
+    let (eal, mac) = (Arc::clone(&bed.eal), bed.mac);
+    let mut figures = Figures::default();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = bed
+            .fed
+            .drain(..)
+            .zip(settings.cores)
+            .map(|(mut fed, core)| {
+                let (orders, inbox) = std::sync::mpsc::channel::<Arc<Barrier>>();
+                let (outbox, results) = std::sync::mpsc::channel();
+                let eal = Arc::clone(&eal);
+                scope.spawn(move || {
+                    let ready = rings::pin(core).and_then(|()| Ok(WorkerThread::register(&eal)?));
+                    let _registered = match ready {
+                        Ok(registered) => registered,
+                        Err(e) => return drop(outbox.send(Err(e))),
+                    };
+                    let n = u32::from(settings.connections);
+                    // Clients differ between the workers, as a device that hashes would share them out.
+                    let headers: Vec<_> =
+                        (0..n).map(|c| rings::headers(mac, (c % 16) as u16, core as u32 * n + c)).collect();
+                    // On this thread's stack it shares no cache line with another worker.
+                    let fed = &mut fed;
+                    let mut opened = fed.open(&headers);
+                    for start in inbox {
+                        start.wait();
+                        let ran = std::mem::replace(&mut opened, Ok(()))
+                            .and_then(|()| relay(fed, &headers, settings.packets));
+                        if outbox.send(ran).is_err() {
+                            break;
+                        }
+                    }
+                });
+                (orders, results)
+            })
+            .collect();
+        let together = |which: &[usize]| -> Result<Vec<Ran>> {
+            let start = Arc::new(Barrier::new(which.len()));
+            for n in which {
+                // A worker that failed has said so in its results.
+                _ = workers[*n].0.send(Arc::clone(&start));
+            }
+            let result = |n: &usize| workers[*n].1.recv().context("a worker ended early")?;
+            which.iter().map(result).collect()
+        };
+        // A pair of runs that counts for nothing warms up, and shows failures before anybody waits for them.
+        together(&[0])?;
+        together(&[1])?;
+        for _ in 0..settings.rounds {
+            for n in 0..2 {
+                let ran = together(&[n])?.pop().ok_or_else(|| anyhow!("a worker told nothing"))?;
+                figures.one[n].push(rate(std::slice::from_ref(&ran)));
+                figures.cycles_one[n].push(ran.cycles());
+            }
+            let ran = together(&[0, 1])?;
+            figures.two.push(rate(&ran));
+            figures.cycles_two.push(ran.iter().map(Ran::cycles).sum::<f64>() / 2.0);
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
+    figures.ratio = best(&figures.two) / best(&figures.one.concat());
+    Ok(figures)
+}
+
+/// Millions of packets a second, all packets over the time of the slowest.
+fn rate(ran: &[Ran]) -> f64 {
+    let packets: u64 = ran.iter().map(|r| r.packets).sum();
+    packets as f64 / ran.iter().map(|r| r.seconds).fold(0.0, f64::max) / 1e6
+}
+
+fn relay(fed: &mut Fed, headers: &[Headers], packets: u64) -> Result<Ran> {
+    let turns = packets.div_ceil(BURST as u64);
+    let (cycles, began) = (fed.cycles(), Instant::now());
+    let mut at = 0;
+    for _ in 0..turns {
+        let out = fed.turn(|| {
+            at = if at + 1 < headers.len() { at + 1 } else { 0 };
+            &headers[at]
+        })?;
+        ensure!(out.len() == BURST, "{} of {BURST} packets were lost", BURST - out.len());
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Ran { packets: turns * BURST as u64, seconds, cycles: fed.cycles() - cycles })
+}
