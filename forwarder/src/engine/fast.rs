@@ -9,10 +9,11 @@
 use super::Edge;
 use crate::counters::WorkerCounters;
 use crate::flow::key::{self, tag};
+use crate::flow::set::CountPair;
 use crate::flow::table::Hot;
 use crate::flow::{Found, HashKey, Millis};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
-use crate::nat::apply;
+use crate::nat::{apply, plan::Deltas};
 use crate::neighbor::Adjacency;
 use crate::wire::eth::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac};
 use crate::wire::{PROTO_TCP, PROTO_UDP, tcp};
@@ -264,9 +265,9 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Sends a packet on its way when all about it is usual: its connection is the candidate found, the flow has not changed, it
-    /// neither opens nor closes, its next hop is known and takes a header of the same length, and it is not too long. Else
-    /// gives it back as it came.
+    /// Sends a packet on its way when all about it is usual: its connection is the one found, the flow has not changed, it neither
+    /// opens nor closes, its next hop is known and takes a header of the same length, and it is not too long. Else gives it
+    /// back as it came.
     #[inline(always)]
     pub(super) fn send<const L3: usize, IO: PacketIo>(
         &mut self,
@@ -274,39 +275,114 @@ impl Relay<'_> {
         lane: &Lane,
         mut packet: IO::Buf,
     ) -> Result<(), Unsent<IO::Buf>> {
-        let found = lane.found;
-        let Some(half) = self.table.halves.get(found.index()) else { return Err(Unsent::Unusual(packet)) };
-        let same = half.key[0] == lane.key[0] && half.key[1] == lane.key[1];
-        if !same || lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
+        let Some(way) = self.way::<L3>(lane.found) else { return Err(Unsent::Unusual(packet)) };
+        if !way.takes(lane) || !self.rewrite::<L3>(packet.head_mut(), lane.found, &way) {
             return Err(Unsent::Unusual(packet));
         }
-        let flow = half.flow as usize;
-        let Some(counters) = self.counters.flows.get(flow) else { return Err(Unsent::Unusual(packet)) };
-        let Some(version) = self.versions.get(flow) else { return Err(Unsent::Unusual(packet)) };
-        let Some(adjacency) = self.adjacencies.get(usize::from(half.next_hop)) else {
-            return Err(Unsent::Unusual(packet));
+        let bytes = u64::from(lane.frame_len);
+        way.counters.add(1, bytes);
+        let port = way.adjacency.port;
+        if let Some(half) = self.table.halves.get_mut(lane.found.index()) {
+            half.count(1, bytes, self.now);
+        }
+        edge.send(self.counters, port, bytes, packet).map_err(Unsent::TxFull)
+    }
+
+    /// The same for a train: packets of one connection and direction that follow each other, as data do. What holds for all of
+    /// them is looked at once, and counted once. Stops behind the first that is not usual.
+    ///
+    /// Returns how many packets it took.
+    #[inline(always)]
+    pub(super) fn send_train<const L3: usize, IO: PacketIo>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        train: &[Lane],
+        packets: &mut impl Iterator<Item = IO::Buf>,
+    ) -> (usize, Option<Unsent<IO::Buf>>) {
+        let found = train.first().map_or(Found::NONE, |lane| lane.found);
+        let Some(way) = self.way::<L3>(found) else { return (1, packets.next().map(Unsent::Unusual)) };
+        let Some(batch) = edge.batch(self.counters, way.adjacency.port, train.len()) else {
+            return (1, packets.next().map(Unsent::Unusual));
         };
-        let limit = adjacency.in_place[if L3 == TAGGED { 1 } else { 0 }];
-        if *version != half.version || lane.frame_len > u32::from(limit) {
-            return Err(Unsent::Unusual(packet));
+        let (mut sent, mut bytes, mut unsent) = (0, 0, None);
+        for lane in train {
+            let Some(mut packet) = packets.next() else { break };
+            if !way.takes(lane) || !self.rewrite::<L3>(packet.head_mut(), found, &way) {
+                unsent = Some(Unsent::Unusual(packet));
+                break;
+            }
+            if let Err(full) = batch.packets.try_push(packet) {
+                unsent = Some(Unsent::TxFull(full.element()));
+                break;
+            }
+            sent += 1;
+            bytes += u64::from(lane.frame_len);
         }
-        let is_tcp = lane.tag() & tag::TCP != 0;
-        let rewritten = if lane.is_v6() {
-            match self.table.rewrite6(found, frame_addrs6::<L3>(packet.head())) {
-                Some(new) => apply::ipv6::<L3>(packet.head_mut(), (new, half.new_ports), is_tcp, half.deltas),
+        batch.bytes += bytes;
+        way.counters.add(sent, bytes);
+        if let Some(half) = self.table.halves.get_mut(found.index()) {
+            half.count(sent, bytes, self.now);
+        }
+        (sent as usize + usize::from(unsent.is_some()), unsent)
+    }
+
+    /// The way of the packets of one half; none when something about it is not usual.
+    #[inline(always)]
+    fn way<const L3: usize>(&self, found: Found) -> Option<Way<'_>> {
+        let half = self.table.halves.get(found.index())?;
+        let adjacency = self.adjacencies.get(usize::from(half.next_hop))?;
+        let flow = self.counters.flows.get(half.flow as usize)?;
+        if self.versions.get(half.flow as usize)? != &half.version {
+            return None;
+        }
+        // The rewrite is copied: the compiler cannot know that a packet's bytes are not the connection's.
+        Some(Way {
+            key: half.key,
+            addrs: half.new_addrs,
+            ports: half.new_ports,
+            deltas: half.deltas,
+            limit: u32::from(adjacency.in_place[if L3 == TAGGED { 1 } else { 0 }]),
+            adjacency,
+            counters: &flow.directions[found.direction() as usize],
+        })
+    }
+
+    /// Rewrites a frame, or leaves it as it is and returns false.
+    #[inline(always)]
+    fn rewrite<const L3: usize>(&self, frame: &mut [u8], found: Found, way: &Way<'_>) -> bool {
+        let tag = (way.key[1] >> 32) as u8;
+        let is_tcp = tag & tag::TCP != 0;
+        let rewritten = if tag & tag::V6 != 0 {
+            match self.table.rewrite6(found, frame_addrs6::<L3>(frame)) {
+                Some(addrs) => apply::ipv6::<L3>(frame, (addrs, way.ports), is_tcp, way.deltas),
                 None => false,
             }
         } else {
-            apply::ipv4::<L3>(packet.head_mut(), (half.new_addrs, half.new_ports), is_tcp, half.deltas)
+            apply::ipv4::<L3>(frame, (way.addrs, way.ports), is_tcp, way.deltas)
         };
-        if !rewritten || !write_header::<L3>(packet.head_mut(), &adjacency.l2) {
-            return Err(Unsent::Unusual(packet));
-        }
-        if let Some(half) = self.table.halves.get_mut(found.index()) {
-            half.count(lane.frame_len, self.now);
-        }
-        counters.directions[found.direction() as usize].add(1, lane.frame_len.into());
-        edge.send(self.counters, adjacency.port, lane.frame_len.into(), packet).map_err(Unsent::TxFull)
+        rewritten && write_header::<L3>(frame, &way.adjacency.l2)
+    }
+}
+
+/// What packets of one direction of a connection must have and get.
+struct Way<'a> {
+    key: [u64; 2],
+    addrs: u64,
+    ports: u32,
+    deltas: Deltas,
+    /// Longest frame, in bytes.
+    limit: u32,
+    adjacency: &'a Adjacency,
+    counters: &'a CountPair,
+}
+
+impl Way<'_> {
+    #[inline(always)]
+    fn takes(&self, lane: &Lane) -> bool {
+        lane.key[0] == self.key[0]
+            && lane.key[1] == self.key[1]
+            && lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+            && lane.frame_len <= self.limit
     }
 }
 

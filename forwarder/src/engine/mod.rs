@@ -13,6 +13,7 @@ pub mod admit;
 mod fast;
 mod output;
 mod peers;
+mod refused;
 mod slow;
 mod start;
 mod sweep;
@@ -39,6 +40,7 @@ use crate::net::Network;
 use crate::sync::Reader;
 use crate::wire::tcp;
 use fast::{Expect, Lane, TAGGED, UNTAGGED, Unsent};
+use refused::Refused;
 
 /// Most packets that wait for next hops to answer, and for any one of them.
 const PENDING: usize = 512;
@@ -108,6 +110,7 @@ pub struct Engine<B> {
     now: Millis,
     expect: Vec<Expect>,
     lanes: [Lane; BURST],
+    refused: Refused,
     pending: Vec<Pending<B>>,
     dropped: Burst<B>,
     /// Next record the sweep looks at, and the time it has come to.
@@ -141,6 +144,7 @@ impl<B: PacketBuf> Engine<B> {
             now: 0,
             expect,
             lanes: [Lane::SLOW; BURST],
+            refused: Refused::new(),
             pending: Vec::with_capacity(PENDING),
             dropped: Burst::new(),
             sweep_next: 0,
@@ -202,12 +206,17 @@ impl<B: PacketBuf> Engine<B> {
             fast::parse::<L3>(lane, &expect, &table.hash, packet.head(), frame_len);
             table.prefetch_bucket(lane.hash);
         }
+        let (mut hash, mut found) = (0, Found::NONE);
         for lane in &mut self.lanes[..burst.len()] {
-            lane.found = table.candidate(lane.hash);
-            if lane.is_v6() {
-                table.prefetch6(lane.found);
+            if lane.hash != hash {
+                (hash, found) = (lane.hash, table.candidate(lane.hash));
+                if lane.is_v6() {
+                    table.prefetch6(found);
+                }
             }
+            lane.found = found;
         }
+        let received = burst.len();
         let mut packets = burst.drain(..);
         let mut next = 0;
         loop {
@@ -219,16 +228,30 @@ impl<B: PacketBuf> Engine<B> {
                 now: self.now,
             };
             let mut unsent = None;
-            for (lane, packet) in self.lanes[next..].iter().zip(packets.by_ref()) {
-                next += 1;
-                if let Err(it) = relay.send::<L3, _>(edge, lane, packet) {
-                    unsent = Some(it);
+            while let [lane, rest @ ..] = &self.lanes[next..received] {
+                let followed = rest.first().is_some_and(|l| l.found == lane.found);
+                if followed && lane.found != Found::NONE {
+                    let same = rest.iter().take_while(|l| l.found == lane.found).count();
+                    let train = &self.lanes[next..=next + same];
+                    let taken;
+                    (taken, unsent) = relay.send_train::<L3, _>(edge, train, &mut packets);
+                    next += taken;
+                } else if let Some(packet) = packets.next() {
+                    next += 1;
+                    unsent = relay.send::<L3, _>(edge, lane, packet).err();
+                }
+                if unsent.is_some() {
                     break;
                 }
             }
             match unsent {
                 None => break,
-                Some(Unsent::Unusual(packet)) => self.unusual::<L3, _>(edge, port, next - 1, packet),
+                Some(Unsent::Unusual(packet)) => {
+                    match self.refused.find(&self.lanes[next - 1], self.flows.epoch()) {
+                        Some((reason, flow)) => self.refuse(edge, port, packet, reason, flow),
+                        None => self.unusual::<L3, _>(edge, port, next - 1, packet),
+                    }
+                }
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
@@ -306,7 +329,7 @@ impl<B: PacketBuf> Engine<B> {
         if !rewritten {
             return self.drop(edge, port, packet, DropReason::L4Truncated);
         }
-        self.table.half_mut(found).count(frame_len, self.now);
+        self.table.half_mut(found).count(1, frame_len.into(), self.now);
         let counters = &self.counters.flows[half.flow as usize];
         counters.directions[found.direction() as usize].add(1, frame_len.into());
         let next_hop = half.next_hop;
@@ -365,6 +388,22 @@ impl<B: PacketBuf> Engine<B> {
         if let Err(packet) = edge.send(&self.counters, adjacency.port, bytes, pending.packet) {
             self.drop(edge, pending.port, packet, DropReason::TxFull);
         }
+    }
+
+    /// Drops a packet that no flow admits; `flow` is the one that listens there.
+    #[inline]
+    fn refuse<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        packet: B,
+        reason: DropReason,
+        flow: Option<u32>,
+    ) {
+        if let Some(flow) = flow.and_then(|slot| self.counters.flows.get(slot as usize)) {
+            flow.refused.add(1);
+        }
+        self.drop(edge, port, packet, reason);
     }
 
     /// Counts a drop of a packet that came in at `port`; its buffer is freed with the burst's others.

@@ -10,11 +10,12 @@ pub struct Output<B> {
     batches: Vec<Batch<B>>,
 }
 
+/// What waits for one port.
 #[derive(Debug)]
-struct Batch<B> {
-    packets: TxBatch<B>,
+pub(super) struct Batch<B> {
+    pub(super) packets: TxBatch<B>,
     /// Bytes of `packets`.
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl<B: PacketBuf> Output<B> {
@@ -51,8 +52,8 @@ pub struct Edge<'a, IO: PacketIo> {
 }
 
 impl<IO: PacketIo> Edge<'_, IO> {
-    /// Puts a packet of a known length in bytes behind the others of a port. When the batch is full and the device takes nothing,
-    /// gives it back.
+    /// Puts a packet of a known length behind the others of a port. When the batch is full and the device takes nothing, gives it
+    /// back.
     #[inline(always)]
     pub(super) fn send(
         &mut self,
@@ -61,30 +62,25 @@ impl<IO: PacketIo> Edge<'_, IO> {
         bytes: u64,
         packet: IO::Buf,
     ) -> Result<(), IO::Buf> {
-        let Some(batch) = self.out.batches.get_mut(usize::from(port)) else { return Err(packet) };
-        match batch.packets.try_push(packet) {
-            Ok(()) => {
-                batch.bytes += bytes;
-                Ok(())
-            }
-            Err(full) => self.send_full(counters, port, bytes, full.element()),
-        }
-    }
-
-    /// Makes room by offering the batch to its device, and tries again.
-    #[cold]
-    fn send_full(
-        &mut self,
-        counters: &WorkerCounters,
-        port: PortIndex,
-        bytes: u64,
-        packet: IO::Buf,
-    ) -> Result<(), IO::Buf> {
-        self.flush_port(counters, port);
-        let batch = &mut self.out.batches[usize::from(port)];
+        let Some(batch) = self.batch(counters, port, 1) else { return Err(packet) };
         batch.packets.try_push(packet).map_err(|full| full.element())?;
         batch.bytes += bytes;
         Ok(())
+    }
+
+    /// A port's batch. When it has room for fewer than `room` packets, it is offered to the device first.
+    #[inline(always)]
+    pub(super) fn batch(
+        &mut self,
+        counters: &WorkerCounters,
+        port: PortIndex,
+        room: usize,
+    ) -> Option<&mut Batch<IO::Buf>> {
+        let index = usize::from(port);
+        if self.out.batches.get(index)?.packets.remaining_capacity() < room {
+            self.flush_port(counters, port);
+        }
+        self.out.batches.get_mut(index)
     }
 
     /// Offers every batch to its device.
@@ -97,6 +93,7 @@ impl<IO: PacketIo> Edge<'_, IO> {
         }
     }
 
+    #[inline(never)]
     fn flush_port(&mut self, counters: &WorkerCounters, port: PortIndex) {
         let batch = &mut self.out.batches[usize::from(port)];
         let sent = self.io.tx(port, &mut batch.packets);

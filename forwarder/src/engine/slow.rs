@@ -244,6 +244,8 @@ impl<B: PacketBuf> Engine<B> {
                 ((out_port, to_target, to_client), flow.clone())
             }
             Err(refusal) => {
+                let (hash, words) = self.table.hash(&key);
+                self.refused.add(hash, words, self.flows.epoch(), refusal.reason, refusal.flow);
                 if let Some(slot) = refusal.flow {
                     self.counters.flows[slot as usize].refused.add(1);
                 }

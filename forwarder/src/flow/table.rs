@@ -190,11 +190,11 @@ impl Half {
         self.tag() & tag::V6 != 0
     }
 
-    /// Counts a frame.
+    /// Counts frames.
     #[inline(always)]
-    pub fn count(&mut self, bytes: u32, now: Millis) {
-        self.packets += 1;
-        self.bytes += u64::from(bytes);
+    pub fn count(&mut self, packets: u64, bytes: u64, now: Millis) {
+        self.packets += packets;
+        self.bytes += bytes;
         self.last_seen = now;
     }
 }
@@ -308,6 +308,15 @@ impl ConnTable {
     /// Most connections.
     pub fn capacity(&self) -> usize {
         self.cold.len()
+    }
+
+    /// A key's hash, and the key as a packet's lane has it ([`Half::key`]).
+    pub fn hash(&self, key: &Key) -> (u64, [u64; 2]) {
+        let addrs = match key.addrs {
+            Addrs::V4(addrs) => addrs,
+            Addrs::V6(..) => 0,
+        };
+        (self.hash_of(key), [addrs, key::rest(key.ports, key.tag)])
     }
 
     fn hash_of(&self, key: &Key) -> u64 {

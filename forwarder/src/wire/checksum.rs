@@ -90,8 +90,8 @@ pub fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: u32) -> Sum {
     sum(&src.octets()).plus(&dst.octets()).plus(&len.to_be_bytes()).plus(&[0, 0, 0, protocol])
 }
 
-/// What a change of header fields does to a checksum that covers them (RFC 1624, equation 3): made once for a
-/// connection, applied to each of its packets.
+/// What a change of header fields adds to a checksum that covers them (RFC 1624, equation 4, with the result kept from the zero
+/// of all ones): made once for a connection, applied to each of its packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(transparent)]
 #[must_use]
@@ -102,18 +102,18 @@ impl Delta {
     pub const NONE: Delta = Delta(0);
 
     /// What an IPv4 header's checksum sees of a TTL that becomes one less. The TTL is the first byte of its word.
-    pub const TTL_DECREMENT: Delta = Delta(u16::from_ne_bytes([0xfe, 0xff]));
+    pub const TTL_DECREMENT: Delta = Delta(u16::from_ne_bytes([0x01, 0x00]));
 
     /// Also `old` becomes `new`. Both begin at an even offset of what the checksum covers and have the same even length;
     /// addresses and ports do.
     pub fn replace(self, old: &[u8], new: &[u8]) -> Delta {
-        self.and(Delta::of(u64::from(!sum(old).fold()) + u64::from(sum(new).fold())))
+        self.and(Delta::of(u64::from(sum(old).fold()) + u64::from(!sum(new).fold())))
     }
 
     /// Also a raw word (a port, as it lies in memory) becomes another.
     #[inline]
     pub fn replace_word(self, old: u16, new: u16) -> Delta {
-        self.and(Delta::of(u64::from(!old) + u64::from(new)))
+        self.and(Delta::of(u64::from(old) + u64::from(!new)))
     }
 
     /// Both changes.
@@ -128,19 +128,21 @@ impl Delta {
         Delta::of(u64::from(!self.0))
     }
 
-    /// The checksum (a raw word) after the change.
-    #[inline]
+    /// The checksum (a raw word) after the change. Never all ones: what the checksum covers is not all zero.
+    #[inline(always)]
     #[must_use]
     pub fn apply(self, checksum: u16) -> u16 {
-        !add(!checksum, self.0)
+        let new = add(checksum, self.0);
+        if new == 0xffff { 0 } else { new }
     }
 
     /// [`Delta::apply`] for UDP: a checksum of zero, "not computed", stays zero - IPv4 only; over IPv6 drop such a
-    /// datagram before (RFC 8200 section 8.1) - and a computed zero becomes all ones (RFC 768).
-    #[inline]
+    /// datagram before (RFC 8200 section 8.1) - and a computed zero is sent as all ones (RFC 768).
+    #[inline(always)]
     #[must_use]
     pub fn apply_udp(self, checksum: u16) -> u16 {
-        if checksum == 0 { 0 } else { udp(self.apply(checksum)) }
+        // A sum with end-around carry is zero only when both are.
+        if checksum == 0 { 0 } else { add(checksum, self.0) }
     }
 
     /// Zero has two forms in ones' complement. A change keeps to the one that leaves every checksum as it is.
@@ -191,9 +193,10 @@ mod tests {
     fn changes_to_the_same_leave_every_checksum() {
         let delta = Delta::NONE.replace(&[1, 2, 3, 4], &[1, 2, 3, 4]);
         assert_eq!(delta, Delta::NONE);
-        for c in 0..=0xffff {
+        for c in 0..0xffff {
             assert_eq!(delta.apply(c), c);
         }
+        assert_eq!(delta.apply(0xffff), 0, "the other zero");
     }
 
     #[test]
