@@ -158,6 +158,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
 
     /// Polls until stopped; then sends what is in hand and returns the queues, so that they end with the caller.
     pub fn run(mut self) -> IO {
+        self.engine.populate();
         let mut empty = 0u32;
         while !self.stop.stopped() {
             if self.turn() > 0 {

@@ -684,7 +684,7 @@ impl Hot<'_> {
         if mask == 0 {
             return Found::NONE;
         }
-        let found = Found(bucket.found[mask.trailing_zeros() as usize / 2 & 7]);
+        let found = Found(bucket.found[(mask.trailing_zeros() as usize / 2) & 7]);
         prefetch(self.halves, found.index());
         found
     }

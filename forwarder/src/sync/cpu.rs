@@ -17,21 +17,21 @@ pub fn prefetch<T>(slice: &[T], index: usize) {
 /// Bits 2i and 2i + 1 of the result are set where `words[i]` equals `word`.
 #[inline(always)]
 pub fn equal_words(words: &[u16; 8], word: u16) -> u32 {
-    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(feature = "portable")))]
     // SAFETY: the processor has SSE2, which this is compiled for; the load is of the array's own 16 bytes.
     unsafe {
         use core::arch::x86_64::{_mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16};
         let equal = _mm_cmpeq_epi16(_mm_loadu_si128(words.as_ptr().cast()), _mm_set1_epi16(word as i16));
         _mm_movemask_epi8(equal) as u32
     }
-    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(feature = "portable"))))]
     equal_words_portable(words, word)
 }
 
 /// [`equal_words`] without vector instructions.
-#[cfg_attr(all(target_arch = "x86_64", not(test)), allow(dead_code))]
+#[cfg_attr(all(target_arch = "x86_64", not(test), not(feature = "portable")), allow(dead_code))]
 fn equal_words_portable(words: &[u16; 8], word: u16) -> u32 {
-    (0..8).fold(0, |mask, i| mask | 3 * u32::from(words[i] == word) << (2 * i))
+    (0..8).fold(0, |mask, i| mask | (3 * u32::from(words[i] == word)) << (2 * i))
 }
 
 #[cfg(test)]
