@@ -6,10 +6,8 @@ mod common;
 
 use std::cell::RefCell;
 
-use common::packet::{
-    ACK, Body, FIN, PSH, Packet, RST, SYN, addr, fix_ip4, gw_mac, read, tcp,
-};
 use common::differential::Differential;
+use common::packet::{ACK, Body, FIN, PSH, Packet, RST, SYN, addr, fix_ip4, gw_mac, read, tcp};
 use common::reference::{Model, Verdict};
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, flow};
 use etherparse::{IpNumber, PacketBuilder};
@@ -308,6 +306,7 @@ fn cases(conns: &[Conn]) -> Vec<Case> {
     // Ethernet.
     for conn in [udp4, tcp4, udp6, tcp6] {
         c.fields("other station", conn, NotForUs, |p| p.mac.0 = [2, 0, 0, 0, 0, 99]);
+        c.fields("no station", conn, NotForUs, |p| p.mac.0 = [0; 6]);
         c.fields("another port's station", conn, NotForUs, |p| p.mac.0 = gw_mac(WAN));
         c.fields("broadcast station", conn, MulticastDestination, |p| p.mac.0 = [0xff; 6]);
         c.fields("group of stations", conn, MulticastDestination, |p| p.mac.0 = [0x33, 0x33, 0, 0, 0, 1]);

@@ -75,6 +75,9 @@ impl Differential {
                     expected[reason as usize] += 1;
                     self.dropped += 1;
                     self.reasons.insert(reason.name());
+                    if reason == DropReason::TooBig {
+                        self.model.too_big(port, frame);
+                    }
                 }
                 Verdict::Local => {
                     let answers = &mut sent[usize::from(port)];

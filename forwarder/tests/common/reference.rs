@@ -1,7 +1,7 @@
 //! What the relay has to do with a frame, written plainly: one check after the other, checksums computed in full, no regard
 //! for speed. It shares no code with the relay.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use forwarder::api::{FlowSpec, Proto};
@@ -49,9 +49,13 @@ impl Rewritten {
 pub struct Model {
     pub flows: Vec<FlowSpec>,
     conns: Vec<Conn>,
-    /// Connections by what a packet says: protocol, port of arrival, source and destination; true from the client.
-    by_tuple: HashMap<(bool, u8, SocketAddr, SocketAddr), (usize, bool)>,
+    /// Connections by what a packet says: is it TCP, port of arrival, source and destination; true from the client.
+    by_tuple: HashMap<Tuple, (usize, bool)>,
+    /// From the client, of connections whose sources nobody has seen: their first packets were too big for the way out.
+    unseen: HashSet<Tuple>,
 }
+
+type Tuple = (bool, u8, SocketAddr, SocketAddr);
 
 /// A TCP or UDP packet that is in order.
 struct Parsed {
@@ -246,7 +250,7 @@ fn icmp(message: &[u8], pseudo: &[u8], echo: u8, from_station: bool) -> Verdict 
 /// RFC 4861 section 7.1, as far as a packet of something else could pass for a message.
 fn neighbor_discovery(message: &[u8], pseudo: &[u8], hop_limit: u8, from_us: bool) -> Verdict {
     if from_us {
-        return Verdict::Drop(if message.len() < 8 { NdMalformed } else { NdIgnored });
+        return Verdict::Drop(NdIgnored);
     }
     let right = message.len() >= 24
         && message[1] == 0
@@ -320,7 +324,8 @@ impl Model {
     }
 
     fn transport(&self, port: u8, frame: &[u8], p: &Parsed) -> Result<Verdict, Verdict> {
-        if let Some((n, from_client)) = self.by_tuple.get(&(p.proto == Proto::Tcp, port, p.src, p.dst)) {
+        let tuple = (p.proto == Proto::Tcp, port, p.src, p.dst);
+        if let Some((n, from_client)) = self.by_tuple.get(&tuple) {
             let c = &self.conns[*n];
             let (out, src, dst) =
                 if *from_client { (c.out, c.source, c.target) } else { (c.port, c.listen, c.client) };
@@ -332,13 +337,21 @@ impl Model {
         let flow = &self.flows[n];
         check(flow.from.iter().any(|prefix| prefix.contains(&p.src.ip())), SourceDenied)?;
         // Of SYN, ACK, RST and FIN the first alone opens a connection.
-        check(p.proto == Proto::Udp || p.flags & 0x17 == 2, TcpNoConnection)?;
+        let opens = p.proto == Proto::Udp || p.flags & 0x17 == 2;
+        check(opens || self.unseen.contains(&tuple), TcpNoConnection)?;
         let out = route(flow.target.ip()).unwrap();
         let back = route(p.src.ip()).ok_or(Verdict::Drop(NoRoute))?;
         check(back == port, ReversePath)?;
-        // The connection is open all the same.
+        // The connection is open all the same: `Model::too_big`.
         check(fits(p, frame, out), TooBig)?;
         Ok(Verdict::Opens(n, out))
+    }
+
+    /// A frame was dropped as too big. When it was a first packet, it has opened its connection.
+    pub fn too_big(&mut self, port: u8, frame: &[u8]) {
+        if let Ok(p) = parse(port, frame) {
+            self.unseen.insert((p.proto == Proto::Tcp, port, p.src, p.dst));
+        }
     }
 
     /// Takes in the connection that a frame opened, with the source that was chosen for it as `sent` says. Says no more than
