@@ -5,11 +5,9 @@
 mod common;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
-use common::packet::{
-    ACK, Body, FIN, PSH, Packet, RST, SYN, addr, fix_ip4, gw_mac, internet_checksum, read, tcp,
-};
+use common::differential::Differential;
+use common::packet::{ACK, Body, FIN, PSH, Packet, RST, SYN, addr, fix_ip4, gw_mac, read, tcp};
 use common::reference::{Model, Verdict};
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, flow};
 use etherparse::{IpNumber, PacketBuilder};
@@ -308,6 +306,7 @@ fn cases(conns: &[Conn]) -> Vec<Case> {
     // Ethernet.
     for conn in [udp4, tcp4, udp6, tcp6] {
         c.fields("other station", conn, NotForUs, |p| p.mac.0 = [2, 0, 0, 0, 0, 99]);
+        c.fields("no station", conn, NotForUs, |p| p.mac.0 = [0; 6]);
         c.fields("another port's station", conn, NotForUs, |p| p.mac.0 = gw_mac(WAN));
         c.fields("broadcast station", conn, MulticastDestination, |p| p.mac.0 = [0xff; 6]);
         c.fields("group of stations", conn, MulticastDestination, |p| p.mac.0 = [0x33, 0x33, 0, 0, 0, 1]);
@@ -424,12 +423,11 @@ fn icmp_cases(c: &mut Cases) {
 #[test]
 fn each_defect_has_its_reason() {
     let (mut rig, conns) = warm();
-    let mut model = Model { flows: flows(), conns: conns.clone() };
+    let model = Model::new(flows(), &conns);
     for case in cases(&conns) {
         rig.drops_as(&case.name, case.port, &case.frame, case.reason);
         // The model is believed in what follows: it must know all this as well.
-        let verdict = model.judge(case.port, &case.frame);
-        assert!(!matches!(verdict, Verdict::Relay(..) | Verdict::Opens(_)), "{}: {verdict:?}", case.name);
+        assert_eq!(model.judge(case.port, &case.frame), Verdict::Drop(case.reason), "{}", case.name);
     }
     for conn in &conns {
         for from_client in [true, false] {
@@ -439,7 +437,6 @@ fn each_defect_has_its_reason() {
     rig.balance();
     // Where there is no connection the reasons are the same, but for what is found out only on the way out.
     let mut cold = Rig::new("");
-    model.conns.clear();
     for spec in flows() {
         cold.add(spec);
     }
@@ -485,7 +482,7 @@ fn truncated_at_every_length() {
 #[test]
 fn every_bit_flipped() {
     let (rig, conns) = warm();
-    let mut test = Differential::new(rig, conns.clone());
+    let mut test = Differential::new(rig, flows(), &conns);
     for conn in &conns {
         let packet = conn.by_client(body(conn.proto), DATA);
         let frame = packet.build();
@@ -561,131 +558,6 @@ fn echo_is_answered_exactly_and_not_without_end() {
     assert_eq!(rig.take(TAG).len(), 50);
     assert_eq!(rig.drops()["icmp_rate_limited"], 150);
     rig.balance();
-}
-
-/// The relay beside the model.
-struct Differential {
-    rig: Rig,
-    model: Model,
-    relayed: u64,
-    dropped: u64,
-    opened: u64,
-}
-
-impl Differential {
-    fn new(rig: Rig, conns: Vec<Conn>) -> Self {
-        Self { rig, model: Model { flows: flows(), conns }, relayed: 0, dropped: 0, opened: 0 }
-    }
-
-    /// Frames arrive at one port at once; what comes out is what the model says, in its order, and nothing else.
-    fn run(&mut self, port: u8, frames: &[Vec<u8>]) {
-        // So little that nothing expires, whatever the number of cases.
-        self.rig.advance(1);
-        self.rig.take_any();
-        self.rig.send(port, frames);
-        let mut sent: Vec<VecDeque<Vec<u8>>> = (0..4).map(|p| self.rig.take(p).into()).collect();
-        for frame in frames {
-            match self.model.judge(port, frame) {
-                Verdict::Drop => self.dropped += 1,
-                Verdict::Local => {
-                    if sent[usize::from(port)].front().is_some_and(|answer| is_local_answer(answer)) {
-                        sent[usize::from(port)].pop_front();
-                    }
-                }
-                Verdict::Relay(out, expected) => {
-                    self.relayed += 1;
-                    let got = sent[usize::from(out)].pop_front();
-                    assert!(
-                        got.as_ref().is_some_and(|got| expected.equals(got)),
-                        "in       {frame:02x?}\nsent     {got:02x?}\nexpected {expected:02x?}"
-                    );
-                }
-                Verdict::Opens(n) => {
-                    self.opened += 1;
-                    self.opens(n, port, frame, &mut sent);
-                }
-            }
-        }
-        let left: Vec<_> = sent.iter().flatten().collect();
-        assert!(left.is_empty(), "in {frames:02x?}\nsent {left:02x?} beyond what is allowed");
-        self.rig.balance();
-    }
-
-    /// A mutant that is a right first packet: its connection's source port is learned from what came out, the rest is known.
-    fn opens(&mut self, n: usize, port: u8, frame: &[u8], sent: &mut [VecDeque<Vec<u8>>]) {
-        let flow = &self.model.flows[n];
-        let out = (0..4)
-            .find(|p| {
-                let own: [std::net::IpAddr; 2] =
-                    [[10, *p, 0, 1].into(), [0xfd00, u16::from(*p), 0, 0, 0, 0, 0, 1].into()];
-                let target = flow.target.ip();
-                own.iter().any(|own| match (own, target) {
-                    (std::net::IpAddr::V4(a), std::net::IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],
-                    (std::net::IpAddr::V6(a), std::net::IpAddr::V6(b)) => a.octets()[..8] == b.octets()[..8],
-                    _ => false,
-                })
-            })
-            .unwrap();
-        let got = sent[usize::from(out)].front().unwrap_or_else(|| panic!("nothing came of {frame:02x?}"));
-        let l3 = if common::packet::VLANS[usize::from(out)].is_some() { 18 } else { 14 };
-        let l4 = l3 + if flow.target.is_ipv4() { usize::from(got[l3] & 15) * 4 } else { 40 };
-        let source_port = u16::from_be_bytes([got[l4], got[l4 + 1]]);
-        assert!(source_port >= 32_768);
-        let client_port = {
-            let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
-            let l4 = l3 + if flow.target.is_ipv4() { usize::from(frame[l3] & 15) * 4 } else { 40 };
-            (l3, u16::from_be_bytes([frame[l4], frame[l4 + 1]]))
-        };
-        let (l3, client_port) = client_port;
-        let client: std::net::IpAddr = if flow.target.is_ipv4() {
-            <[u8; 4]>::try_from(&frame[l3 + 12..l3 + 16]).unwrap().into()
-        } else {
-            <[u8; 16]>::try_from(&frame[l3 + 8..l3 + 24]).unwrap().into()
-        };
-        let own: std::net::IpAddr = if flow.target.is_ipv4() {
-            [10, out, 0, 1].into()
-        } else {
-            [0xfd00, u16::from(out), 0, 0, 0, 0, 0, 1].into()
-        };
-        let conn = Conn {
-            proto: flow.proto,
-            client: (client, client_port).into(),
-            listen: flow.listen,
-            source: (own, source_port).into(),
-            target: flow.target,
-            port,
-            out,
-        };
-        let taken = |c: &Conn| (c.proto, c.source, c.target) == (conn.proto, conn.source, conn.target);
-        assert!(!self.model.conns.iter().any(taken), "source {} was taken", conn.source);
-        self.model.conns.push(conn);
-        let Verdict::Relay(_, expected) = self.model.judge(port, frame) else { panic!("{frame:02x?}") };
-        let got = sent[usize::from(out)].pop_front().unwrap();
-        assert!(
-            expected.equals(&got),
-            "in       {frame:02x?}\nsent     {got:02x?}\nexpected {expected:02x?}"
-        );
-    }
-}
-
-/// ARP replies, neighbor advertisements and echo replies, with right checksums.
-fn is_local_answer(frame: &[u8]) -> bool {
-    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-    let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return false };
-    match (sliced.net, sliced.transport) {
-        (Some(NetSlice::Arp(arp)), _) => arp.operation() == etherparse::ArpOperation::REPLY,
-        (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Icmpv4(icmp))) => {
-            // The bytes themselves: a header taken apart has lost the reserved flag, which an echo brings back.
-            internet_checksum(&[ip.header().slice()]) == 0
-                && icmp.type_u8() == 0
-                && internet_checksum(&[icmp.slice()]) == 0
-        }
-        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) => {
-            matches!(icmp.type_u8(), 129 | 136)
-                && icmp.is_checksum_valid(ip.header().source(), ip.header().destination())
-        }
-        _ => false,
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -808,7 +680,7 @@ fn mutants() -> impl Strategy<Value = (u8, Vec<Mutant>)> {
 fn mutated_packets_fare_as_the_model_says() {
     let (rig, conns) = warm();
     let seeds = seeds(&conns);
-    let test = RefCell::new(Differential::new(rig, conns));
+    let test = RefCell::new(Differential::new(rig, flows(), &conns));
     let mut runner =
         TestRunner::new(ProptestConfig { cases: 3000, failure_persistence: None, ..Default::default() });
     runner
@@ -845,7 +717,7 @@ fn mutated_packets_fare_as_the_model_says() {
 #[test]
 fn random_bytes_do_no_harm() {
     let (rig, conns) = warm();
-    let test = RefCell::new(Differential::new(rig, conns.clone()));
+    let test = RefCell::new(Differential::new(rig, flows(), &conns));
     let mut runner =
         TestRunner::new(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() });
     let frames = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..40);
@@ -872,7 +744,7 @@ fn random_bytes_do_no_harm() {
 #[test]
 fn the_model_is_no_yes_man() {
     let (mut rig, conns) = warm();
-    let model = Model { flows: flows(), conns: conns.clone() };
+    let model = Model::new(flows(), &conns);
     let packet = conns[0].by_client(body(Proto::Udp), DATA);
     let Verdict::Relay(WAN, expected) = model.judge(LAN, &packet.build()) else { panic!() };
     assert_eq!(expected.frame, conns[0].forward(&packet).build());

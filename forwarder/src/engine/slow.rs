@@ -87,7 +87,7 @@ impl<B: PacketBuf> Engine<B> {
         if frame.vlan.map(|tci| tci & 0xfff).filter(|id| *id != 0) != at.vlan {
             return Err(DropReason::VlanMismatch);
         }
-        if frame.dst.is_unicast() && frame.dst != at.mac {
+        if frame.dst != at.mac && !frame.dst.is_multicast() {
             return Err(DropReason::NotForUs);
         }
         let packet = head.get(frame.l3..).unwrap_or_default();

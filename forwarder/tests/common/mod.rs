@@ -2,6 +2,7 @@
 //! clock that it turns by hand.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod differential;
 pub mod packet;
 pub mod reference;
 

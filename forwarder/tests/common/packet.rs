@@ -244,6 +244,36 @@ pub fn fix_ip4(frame: &mut [u8], l3: usize) {
     frame[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
+/// Recomputes the TCP or UDP checksum of a frame whose bytes a test has changed, as far as its lengths make sense.
+pub fn fix_transport(frame: &mut [u8], l3: usize) {
+    let be = |at: usize| usize::from(frame[at]) << 8 | usize::from(frame[at + 1]);
+    let (l4, end, protocol, addresses) = match frame.get(l3).map(|b| b >> 4) {
+        Some(4) if frame.len() >= l3 + 20 => {
+            let header = usize::from(frame[l3] & 15) * 4;
+            (l3 + header, l3 + be(l3 + 2), frame[l3 + 9], l3 + 12..l3 + 20)
+        }
+        Some(6) if frame.len() >= l3 + 40 => (l3 + 40, l3 + 40 + be(l3 + 4), frame[l3 + 6], l3 + 8..l3 + 40),
+        _ => return,
+    };
+    if end > frame.len() || end < l4 + 8 {
+        return;
+    }
+    let (at, len) = match protocol {
+        17 => (l4 + 6, be(l4 + 4)),
+        _ => (l4 + 16, end - l4),
+    };
+    if at + 2 > l4 + len || l4 + len > end {
+        return;
+    }
+    frame[at..at + 2].fill(0);
+    let pseudo = [&frame[addresses], &[0, protocol], &(len as u16).to_be_bytes()].concat();
+    let sum = match internet_checksum(&[&pseudo, &frame[l4..l4 + len]]) {
+        0 if protocol == 17 => 0xffff,
+        sum => sum,
+    };
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// RFC 1071, as plainly as it can be written: 16-bit words in network order, carries added back one at a time.
 pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let bytes: Vec<u8> = parts.concat();
