@@ -29,6 +29,7 @@ test: deps build ## run every test; those that move traffic want root or user na
 	@scripts/nextest.sh
 	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --locked
 	$(CARGO) nextest run -p forwarder --no-default-features --locked
+	$(CARGO) nextest run -p forwarder --no-default-features --features portable --locked -E 'binary(engine_differential)'
 	$(CARGO) nextest run -p forwarder --features hwloc --lib --locked -E 'test(topology)'
 	$(CARGO) test --doc --workspace --locked
 ifneq ($(LOOM),)

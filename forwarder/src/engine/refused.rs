@@ -7,6 +7,7 @@
 
 use super::DropReason;
 use super::fast::Lane;
+use crate::wire::tcp;
 
 const PLACES: usize = 1024;
 
@@ -42,7 +43,9 @@ impl Refused {
     pub(super) fn find(&self, lane: &Lane, epoch: u64) -> Option<(DropReason, Option<u32>)> {
         let e = self.0.get(Self::place(lane.hash))?;
         let same = e.key[1] == lane.key[1] && e.key[0] == lane.key[0] && e.hash == lane.hash;
-        (same && e.epoch == epoch).then_some((e.reason, e.flow))
+        // Flags that no sender combines are a reason of their own, which comes first.
+        let malformed = lane.flags & tcp::SYN != 0 && lane.flags & (tcp::FIN | tcp::RST) != 0;
+        (same && e.epoch == epoch && !malformed).then_some((e.reason, e.flow))
     }
 
     /// Remembers a refusal, when it is of the kind that holds until the flows change.
