@@ -1,7 +1,7 @@
 //! The packet engine: a burst goes through its phases and every packet ends in a TX batch, in a queue, or in a named drop.
 //!
-//! The phases are: parse all ([`fast`]), hash all and ask for their table lines, find all and ask for their connections, then
-//! packet by packet in order of arrival verify, rewrite and put in the batch of the port it leaves by. A packet that the fast
+//! The phases are: parse and hash all ([`fast`]) and ask for their table lines, find all and ask for their connections, then
+//! in order of arrival verify, rewrite and put in the batch of the port they leave by. A packet that the fast
 //! path cannot finish is finished by the slow path ([`slow`]) at its place in that order, so packets of one connection never
 //! overtake each other.
 //!
