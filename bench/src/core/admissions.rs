@@ -26,6 +26,7 @@ pub(super) fn admissions(s: &row::Settings) -> Result<Figure> {
         core: s.core,
     })?;
     Ok(Figure::of(f.per_second)
+        .with("per_second_fed", f.per_second_fed)
         .with("cycles", f.cycles)
         .with("admitted", f.admitted as f64)
         .with("expired", f.expired as f64)

@@ -3,14 +3,15 @@
 //! A feeder writes the headers of a burst, puts it where the worker receives, lets the worker take one turn, and takes back
 //! what was sent. Its cost is the same for every worker, so it may stay in a figure that is compared with another.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use forwarder::api::FlowSpec;
+use forwarder::api::{FlowSpec, Proto};
 use forwarder::config::{Config, Device, Idle};
 use forwarder::dpdk::{self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, RingPair};
 use forwarder::engine::engines;
+use forwarder::flow::{Steering, Tuple, toeplitz};
 use forwarder::gateway::Gateway;
 use forwarder::io::{BURST, Burst, PacketBuf};
 use forwarder::net::Network;
@@ -29,6 +30,9 @@ const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 const SIZE: usize = eth::MIN_FRAME;
 const HEADERS: usize = eth::HEADER + ipv4::HEADER + udp::HEADER;
 const L4: usize = eth::HEADER + ipv4::HEADER;
+/// Key and table of receive side scaling, which net_ring has not: the feeders put packets where they belong.
+const HASH_KEY: [u8; toeplitz::KEY] = *b"Any forty bytes would do; these are none";
+const TABLE: usize = 512;
 /// Listen and target port of flow 0; those of the others follow.
 const FIRST_PORT: u16 = 10_000;
 
@@ -63,8 +67,8 @@ pub(super) fn config(flows: u16, more: &str) -> Result<Config> {
 pub(super) fn flow(n: u16) -> Result<FlowSpec> {
     Ok(FlowSpec {
         name: format!("flow-{n}"),
-        proto: forwarder::api::Proto::Udp,
-        listen: (Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + n).into(),
+        proto: Proto::Udp,
+        listen: listen(n).into(),
         target: (Ipv4Addr::new(10, 2, 0, 2), FIRST_PORT + n).into(),
         from: vec!["172.16.0.0/12".parse()?],
         max_conns: None,
@@ -72,22 +76,36 @@ pub(super) fn flow(n: u16) -> Result<FlowSpec> {
     })
 }
 
+/// Where flow `n` listens.
+fn listen(n: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 1), FIRST_PORT + n)
+}
+
+/// Client number `client`: one of 2^15 ports of each of 2^17 addresses.
+fn client(client: u32) -> SocketAddrV4 {
+    let address = u32::from(Ipv4Addr::new(172, 16, 0, 1)) + (client >> 15) % (1 << 17);
+    SocketAddrV4::new(address.into(), 1 << 15 | (client & 0x7fff) as u16)
+}
+
+/// The worker whose queue a NIC that steers like this puts flow `n`'s client number `c` into.
+pub(super) fn home(steering: &Steering, n: u16, c: u32) -> Option<usize> {
+    let tuple = Tuple { port: 0, proto: Proto::Udp, src: client(c).into(), dst: listen(n).into() };
+    Some(steering.home(&tuple.key()?))
+}
+
 /// The headers of a client's packet.
 pub(super) type Headers = [u8; HEADERS];
 
-/// Headers of flow `n`'s client number `client`, a different 5-tuple for each.
-pub(super) fn headers(gateway: Mac, n: u16, client: u32) -> Headers {
+/// Headers of flow `n`'s client number `c`, a different 5-tuple for each.
+pub(super) fn headers(gateway: Mac, n: u16, c: u32) -> Headers {
     const LEN: u16 = (SIZE - L4) as u16;
-    // 2^15 ports of each of 2^17 addresses.
-    let address = (u32::from(Ipv4Addr::new(172, 16, 0, 1)) + (client >> 15) % (1 << 17)).into();
-    let port = 1 << 15 | (client & 0x7fff) as u16;
-    let to = Ipv4Addr::new(10, 1, 0, 1);
-    let mut udp = udp::header(port, FIRST_PORT + n, LEN - udp::HEADER as u16);
-    let sum = checksum::pseudo_v4(address, to, PROTO_UDP, LEN).plus(&udp).finish_udp();
+    let (from, to) = (client(c), listen(n));
+    let mut udp = udp::header(from.port(), to.port(), LEN - udp::HEADER as u16);
+    let sum = checksum::pseudo_v4(*from.ip(), *to.ip(), PROTO_UDP, LEN).plus(&udp).finish_udp();
     udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_ne_bytes());
     let mut all = [0; HEADERS];
     all[..eth::HEADER].copy_from_slice(&eth::header(gateway, CLIENT_MAC, None, eth::ETHERTYPE_IPV4));
-    all[eth::HEADER..L4].copy_from_slice(&ipv4::header(address, to, PROTO_UDP, 64, LEN));
+    all[eth::HEADER..L4].copy_from_slice(&ipv4::header(*from.ip(), *to.ip(), PROTO_UDP, 64, LEN));
     all[L4..].copy_from_slice(&udp);
     all
 }
@@ -150,6 +168,8 @@ pub(super) struct Bed {
     pub(super) gateway: Arc<Gateway>,
     /// MAC address of the client's port.
     pub(super) mac: Mac,
+    /// Whose the packets of either port are.
+    pub(super) steering: Steering,
     pub(super) eal: Arc<Eal>,
 }
 
@@ -190,7 +210,9 @@ impl Bed {
             queues.push(queue.into_iter().step_by(APART));
             ends.push(pairs.into_iter().step_by(APART));
         }
-        let net = Arc::new(Network::new(Arc::clone(&config), &macs));
+        let steering = Steering::rss(&HASH_KEY, workers as u16, TABLE);
+        let steered = config.ports.iter().map(|_| steering.clone());
+        let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steered));
         let (publisher, engines) = engines(&config, &net, workers)?;
         let (mut fed, mut handles) = (Vec::new(), Vec::new());
         for (index, engine) in engines.into_iter().enumerate() {
@@ -209,7 +231,7 @@ impl Bed {
             fed.worker.turn();
         }
         let mac = macs.first().copied().context("there is no port")?;
-        Ok(Self { fed, gateway, mac, eal })
+        Ok(Self { fed, gateway, mac, steering, eal })
     }
 }
 
@@ -219,4 +241,32 @@ pub(super) fn pin(core: usize) -> Result<()> {
     set.set(core)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
         .with_context(|| format!("core {core} cannot be had; choose another with --core"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_differ_and_their_headers_are_those_of_their_tuple() {
+        let of = |c| headers(Mac([2, 0, 0, 0, 0, 1]), 3, c);
+        for c in [0, 1, 0x7fff, 0x8000, 0x2_0001] {
+            let packet = of(c);
+            assert_eq!(packet[26..30], client(c).ip().octets());
+            assert_eq!(packet[30..34], listen(3).ip().octets());
+            assert_eq!(packet[34..36], client(c).port().to_be_bytes());
+            assert_eq!(packet[36..38], listen(3).port().to_be_bytes());
+            assert_ne!(packet, of(c + 1));
+        }
+    }
+
+    #[test]
+    fn every_worker_is_the_home_of_its_share() {
+        let steering = Steering::rss(&HASH_KEY, 2, TABLE);
+        let mut share = [0; 2];
+        for c in 0..10_000 {
+            share[home(&steering, (c % 16) as u16, c).unwrap()] += 1;
+        }
+        assert!(share.iter().all(|n| (4500..=5500).contains(n)), "{share:?}");
+    }
 }

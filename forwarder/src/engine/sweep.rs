@@ -79,10 +79,11 @@ impl<B: PacketBuf> Engine<B> {
             }
             let n = self.sweep_next;
             self.sweep_next += 1;
-            if self.table.in_use(n + AHEAD) && self.expired(n + AHEAD) {
-                self.table.prefetch_removal(n + AHEAD);
-            }
             if self.table.in_use(n) && (self.expired(n) || !self.still_allowed(n)) {
+                // Connections that came together lie together and go together.
+                if self.table.in_use(n + AHEAD) {
+                    self.table.prefetch_removal(n + AHEAD);
+                }
                 self.remove(n);
             }
         }
