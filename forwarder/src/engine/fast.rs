@@ -18,7 +18,7 @@ use crate::flow::{Found, HashKey, Millis};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::nat::{apply, plan::Deltas};
 use crate::neighbor::Adjacency;
-use crate::wire::eth::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac};
+use crate::wire::eth::{ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac};
 use crate::wire::{PROTO_TCP, PROTO_UDP, tcp};
 
 /// Length of an Ethernet header without and with a VLAN tag: where the IP header begins.
@@ -66,6 +66,8 @@ pub(super) struct Expect {
     first: u128,
     /// VLAN id, when the port is tagged.
     pub(super) vlan: Option<u16>,
+    /// Of a tagged port, what follows the MAC addresses of IPv4: 8 bytes under [`TAG_AND_IPV4`].
+    tagged: u64,
     /// Second word of keys of this port, without the ports: IPv4, UDP.
     tag: u64,
 }
@@ -73,7 +75,10 @@ pub(super) struct Expect {
 /// Of the first 16 bytes of an untagged IPv4 frame: destination MAC, ethertype, version and header length.
 const MAC_AND_IPV4: u128 =
     u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0]);
-/// Of the same, the destination MAC.
+/// Of the 8 bytes behind the MAC addresses of a tagged IPv4 frame: ethertypes, VLAN id without priority, version and header
+/// length.
+const TAG_AND_IPV4: u64 = u64::from_ne_bytes([0xff, 0xff, 0x0f, 0xff, 0xff, 0xff, 0xff, 0]);
+/// Of the frame's first 16 bytes, the destination MAC.
 const MAC: u128 = u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 
 impl Expect {
@@ -81,7 +86,9 @@ impl Expect {
         let m = mac.0;
         let first =
             u128::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0, 0, 0, 0, 0, 8, 0, 0x45, 0]);
-        Self { first, vlan, tag: key::rest(0, tag::KEY | port) }
+        let [high, low] = vlan.unwrap_or_default().to_be_bytes();
+        let tagged = u64::from_ne_bytes([0x81, 0, high, low, 8, 0, 0x45, 0]);
+        Self { first, vlan, tagged, tag: key::rest(0, tag::KEY | port) }
     }
 }
 
@@ -148,14 +155,14 @@ fn fill<const L3: usize>(
     frame_len: u32,
 ) -> Option<()> {
     // The shortest packet of all that pass: IPv4 and UDP headers.
-    let (eth, packet) = head.split_first_chunk::<L3>()?;
+    let (_, packet) = head.split_first_chunk::<L3>()?;
     let h = packet.first_chunk::<28>()?;
     let first = u128::from_ne_bytes(bytes(head, 0)) ^ expect.first;
     let ipv4 = if L3 == UNTAGGED {
         first & MAC_AND_IPV4 == 0
     } else {
-        let ours = be16(eth, 12) == ETHERTYPE_VLAN && expect.vlan == Some(be16(eth, 14) & 0xfff);
-        first & MAC == 0 && ours && be16(eth, 16) == ETHERTYPE_IPV4 && h[0] == 0x45
+        let tagged = ne64(head, 12);
+        first & MAC == 0 && (tagged ^ expect.tagged) & TAG_AND_IPV4 == 0
     };
     if !ipv4 {
         return fill6::<L3>(lane, expect, hash, head, frame_len);
