@@ -61,6 +61,26 @@ pub static GOALS: &[Goal] = &[
     ratio("AF_PACKET / testpmd io, packets a second", "af-packet", "af-packet/testpmd", AtLeast(0.95)),
 ];
 
+/// What limits the goals that were missed, and what was tried: by row and base.
+#[rustfmt::skip]
+static LIMITS: &[(&str, &str, &str)] = &[
+    ("hot", "l3fwd", "with packet memory on hugepages l3fwd gains more than we do: our own tables lie on large pages already. \
+        Tried: a word compare for MAC, ethertype and version, one multiplication for the header sum, one line a direction, trains"),
+    ("replay", "replay-l3fwd", "net_pcap copies every packet, which both pay alike; the 1,000 connections come singly, so trains do not help"),
+    ("64k", "hot", "one connection comes in trains that share a look-up; 64 Ki come singly (compare row 1k, which does too), and their \
+        index and records lie in the last-level cache. Tried: one line a direction, large pages, other prefetch passes"),
+    ("1m", "hot", "as for 64 Ki, with the bucket and the record of every packet in memory: two misses that three prefetched passes over \
+        32 packets hide in part. Tried: large pages, fewer lines a packet (one of each)"),
+    ("ipv6", "hot", "24 more bytes of addresses to hash with two more multiplications, to compare in a second line, and to write"),
+    ("vlan", "hot", "the tag is compared and written. Tried: its eight bytes as one word"),
+    ("denied", "hot", "a dropped packet is received, parsed, hashed, looked up among connections and among refusals, and its buffer freed by \
+        itself; a train is sent on for less. Tried: refusals remembered (187 cycles without), and dropping inside the sending loop, \
+        which cost that loop more than it gave"),
+    ("af-packet", "af-packet/testpmd", "the kernel's work on veth is nearly all of it, and the generator on the only other core is the limit: \
+        see the parts offered and offered_testpmd"),
+    ("af-xdp", "af-xdp/testpmd", "as for AF_PACKET"),
+];
+
 /// Whether a goal is met.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "verdict")]
@@ -93,6 +113,9 @@ pub struct Judged {
     /// By the best.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// Of a goal missed: what limits it, and what was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<&'static str>,
 }
 
 impl Bound {
@@ -146,7 +169,13 @@ impl Goal {
             (None, Err(reason)) => Verdict::NotMeasured { reason: reason.clone() },
             (None, Ok(_)) => Verdict::NotMeasured { reason: "no round yielded a figure".to_owned() },
         };
-        Judged { measure: self.measure, goal: self.bound.to_string(), best, median, verdict }
+        let limit = self.limit().filter(|_| matches!(verdict, Verdict::Missed { .. }));
+        Judged { measure: self.measure, goal: self.bound.to_string(), best, median, verdict, limit }
+    }
+
+    fn limit(&self) -> Option<&'static str> {
+        let known = LIMITS.iter().find(|(ours, base, _)| *ours == self.ours && Some(*base) == self.base);
+        known.map(|(_, _, limit)| *limit)
     }
 }
 
@@ -183,6 +212,19 @@ mod tests {
             failed: Vec::new(),
             not_run: None,
         }
+    }
+
+    #[test]
+    fn what_limits_a_goal_is_told_when_it_is_missed() {
+        for (ours, base, _) in LIMITS {
+            let goal = GOALS.iter().find(|g| g.ours == *ours && g.base == Some(*base));
+            assert!(goal.is_some(), "{ours} / {base} is no goal");
+        }
+        let judge = |ipv6: f64| {
+            let goal = GOALS.iter().find(|g| g.ours == "ipv6").unwrap();
+            goal.judge(&[series("hot", &[10.0]), series("ipv6", &[ipv6])]).limit.is_some()
+        };
+        assert!(judge(20.0) && !judge(11.0));
     }
 
     #[test]

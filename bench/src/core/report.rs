@@ -128,6 +128,11 @@ impl fmt::Display for Report {
             ]);
         }
         write!(f, "\n{goals}")?;
+        for goal in self.goals.iter().filter(|_| !quick) {
+            if let Some(limit) = goal.limit {
+                writeln!(f, "  {}: {limit}.", goal.measure)?;
+            }
+        }
 
         let mut rows = Table::new(&["ROW", "WHAT RAN", "UNIT", ">BEST", ">MEDIAN", "ROUNDS"]);
         for row in &self.rows {

@@ -30,7 +30,8 @@ impl Rss {
         let whole = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS == dpdk_sys::S2_RSS_PORTS;
         let steers = settings.steer.is_some() && settings.queues > 1;
         // The hash's low bits index the table, which tells the right queue only where that is no division.
-        let fits = len >= toeplitz::KEY && entries.is_power_of_two() && entries >= settings.queues.into();
+        let fits =
+            len >= toeplitz::KEY && entries.is_power_of_two() && entries >= usize::from(settings.queues);
         let (types, entries) = if steers && whole && fits {
             (dpdk_sys::S2_RSS_PORTS, entries)
         } else {
