@@ -24,6 +24,7 @@ pub(super) fn admissions(s: &row::Settings) -> Result<Figure> {
         table: 4 << 20,
         apart: 64,
         core: s.core,
+        huge: s.huge,
     })?;
     Ok(Figure::of(f.per_second)
         .with("per_second_fed", f.per_second_fed)
@@ -47,6 +48,8 @@ struct Settings {
     apart: u32,
     /// Core of the worker.
     core: usize,
+    /// Packet memory from hugepages.
+    huge: bool,
 }
 
 /// What was found.
@@ -75,7 +78,7 @@ fn run(settings: &Settings) -> Result<Figures> {
         "[timers]\nudp = 1\n[limits]\nconnections = {}\nflows = {FLOWS}\nsource_ports = \"1024-65535\"\n",
         settings.table
     );
-    let mut bed = Bed::new(rings::config(FLOWS as u16, &more)?, settings.core, 1)?;
+    let mut bed = Bed::new(rings::config(FLOWS as u16, &more)?, settings.core, settings.huge, 1)?;
     let (mac, hz) = (bed.mac, dpdk::tsc_hz(&bed.eal));
     // The calling thread is EAL's main one, on the core asked for: it works.
     let fed = bed.fed.first_mut().context("there is no worker")?;

@@ -41,7 +41,15 @@ pub(super) fn accounts(s: &row::Settings) -> Result<Figure> {
 }
 
 fn settings(s: &row::Settings, connections: u16, packets: u64) -> Settings {
-    Settings { rounds: 1, packets, connections, rate: 10_000, core: s.core, other: s.other_core() }
+    Settings {
+        rounds: 1,
+        packets,
+        connections,
+        rate: 10_000,
+        core: s.core,
+        other: s.other_core(),
+        huge: s.huge,
+    }
 }
 
 /// How to measure.
@@ -59,6 +67,8 @@ struct Settings {
     core: usize,
     /// Core of the thread that changes flows.
     other: usize,
+    /// Packet memory from hugepages.
+    huge: bool,
 }
 
 /// What [`dip`] found; rates are a figure a round.
@@ -208,7 +218,7 @@ fn states() -> Vec<AtomicU8> {
 /// # Errors
 /// There is no memory or core, or a change was refused.
 fn dip(settings: &Settings) -> Result<Dip> {
-    let mut bed = Bed::new(rings::config(FLOWS, "")?, settings.core, 1)?;
+    let mut bed = Bed::new(rings::config(FLOWS, "")?, settings.core, settings.huge, 1)?;
     let headers: Vec<Headers> =
         (0..settings.connections.max(1)).map(|c| rings::headers(bed.mac, c % FLOWS, c.into())).collect();
     let states = states();
@@ -258,7 +268,7 @@ fn dip(settings: &Settings) -> Result<Dip> {
 /// # Errors
 /// There is no memory or core, or a change was refused. A ledger that does not balance is no error: the caller looks.
 fn ledger(settings: &Settings) -> Result<Ledger> {
-    let mut bed = Bed::new(rings::config(FLOWS, "")?, settings.core, 1)?;
+    let mut bed = Bed::new(rings::config(FLOWS, "")?, settings.core, settings.huge, 1)?;
     // Every eleventh connection is one of a flow that passes.
     let of = |c: u16| if c % 11 == 10 { FLOWS + c / 11 % PASSING } else { c % FLOWS };
     let headers: Vec<(u16, Headers)> =

@@ -116,12 +116,12 @@ struct Bed {
 }
 
 /// Starts EAL on the calling thread. As EAL's main thread it has a mempool cache, as a worker must.
-pub(super) fn start(settings: &Settings, mtu: u16) -> Result<(Arc<Eal>, Arc<Mempool>)> {
+pub(super) fn start(core: usize, huge: bool, mtu: u16) -> Result<(Arc<Eal>, Arc<Mempool>)> {
     let room = dpdk::data_room_for(mtu);
     let eal = Eal::init(&EalOptions {
-        huge: settings.huge,
-        memory_mb: Mempool::memory_mb(MBUFS, room, settings.huge) + 64,
-        main_core: settings.core,
+        huge,
+        memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64,
+        main_core: core,
         ..EalOptions::default()
     })?;
     let pool = Mempool::new(&eal, "packets", MBUFS, 256, room, None)?;
@@ -236,7 +236,7 @@ impl Bed {
     fn new(settings: &Settings, case: &Case) -> Result<Self> {
         let config = Arc::new(config(case)?);
         let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        let (eal, pool) = start(settings, mtu)?;
+        let (eal, pool) = start(settings.core, settings.huge, mtu)?;
         let (mut ports, mut queues, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..2 {
             let settings = port_settings(&config, index, "net_ring", 256);

@@ -9,11 +9,10 @@ use anyhow::{Context, Result, ensure};
 use forwarder::config::Config;
 use forwarder::dpdk::{DpdkIo, Port};
 use forwarder::wire::Mac;
-use nix::time::ClockId;
 
 use super::frames::{Frames, Visits};
 use super::relay::{self, HOT};
-use super::row::{Figure, Settings};
+use super::row::{self, Figure, Settings};
 use crate::topology::Workdir;
 
 /// Connections in the file, a packet each.
@@ -84,7 +83,7 @@ pub(super) fn relay(settings: &Settings) -> Result<Figure> {
     let dir = Workdir::new()?;
     let file = write(dir.path())?;
     let config = Arc::new(config()?);
-    let (eal, pool) = relay::start(settings, 1500)?;
+    let (eal, pool) = relay::start(settings.core, settings.huge, 1500)?;
     let (port, queues) = Port::open(&eal, relay::port_settings(&config, 0, &device(&file), 1024), &pool)?;
     ensure!(
         port.mac() == PCAP_MAC.0,
@@ -98,21 +97,16 @@ pub(super) fn relay(settings: &Settings) -> Result<Figure> {
     while counters.received() < 100 * u64::from(CONNECTIONS) {
         worker.turn();
     }
-    let (received, sent, cpu, began) = (counters.received(), counters.sent(), cpu()?, Instant::now());
+    let (received, sent, cpu, began) =
+        (counters.received(), counters.sent(), row::thread_time()?, Instant::now());
     while began.elapsed() < settings.window() {
         for _ in 0..TURNS {
             worker.turn();
         }
     }
-    let seconds = self::cpu()? - cpu;
+    let seconds = row::thread_time()? - cpu;
     let (received, sent) = (counters.received() - received, counters.sent() - sent);
     ensure!(received == sent, "of {received} packets {sent} were relayed");
     let hz = forwarder::dpdk::tsc_hz(&eal) as f64;
     Ok(Figure::of(received as f64 / seconds / 1e6).with("cycles", hz * seconds / received as f64))
-}
-
-/// Seconds of processor time this thread has had.
-fn cpu() -> Result<f64> {
-    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().context("the thread's clock cannot be read")?;
-    Ok(std::time::Duration::from(time).as_secs_f64())
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use forwarder::api::{FlowSpec, Proto};
-use forwarder::config::{Config, Device, Idle};
-use forwarder::dpdk::{self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, RingPair};
+use forwarder::config::{Config, Idle};
+use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings, RingPair};
 use forwarder::engine::engines;
 use forwarder::flow::{Steering, Tuple, toeplitz};
 use forwarder::gateway::Gateway;
-use forwarder::io::{BURST, Burst, PacketBuf};
+use forwarder::io::{BURST, Burst, PacketBuf, PortIndex};
 use forwarder::net::Network;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
@@ -22,9 +22,10 @@ use forwarder::worker::Worker;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::relay;
+
 /// net_ring counts the packets of neighboring queues on one cache line, as no NIC does: workers use every eighth queue.
 const APART: usize = 8;
-const MBUFS: u32 = 8191;
 const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 /// Bytes of a frame, without FCS.
 const SIZE: usize = eth::MIN_FRAME;
@@ -174,36 +175,16 @@ pub(super) struct Bed {
 }
 
 impl Bed {
-    /// Starts EAL on the calling thread, which stays on `main`, with `workers` workers made as s2ds makes them.
-    pub(super) fn new(config: Config, main: usize, workers: usize) -> Result<Self> {
-        let room = dpdk::data_room_for(1500);
-        let options = |huge| EalOptions {
-            huge,
-            memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64,
-            main_core: main,
-            ..EalOptions::default()
-        };
-        // Hugepages when the machine has them; the first refusal comes before EAL is touched.
-        let eal = match Eal::init(&options(true)) {
-            Ok(eal) => eal,
-            Err(_) => Eal::init(&options(false))?,
-        };
-        let pool = Mempool::new(&eal, "packets", MBUFS, 256, room, None)?;
+    /// Starts EAL on the calling thread, which stays on `main`, with `workers` workers made as s2ds makes them; `huge` takes packet
+    /// memory from hugepages.
+    pub(super) fn new(config: Config, main: usize, huge: bool, workers: usize) -> Result<Self> {
+        let (eal, pool) = relay::start(main, huge, 1500)?;
         let config = Arc::new(config);
         let (mut macs, mut queues, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, p) in (0..).zip(&config.ports) {
+        for index in 0..config.ports.len() as PortIndex {
             let settings = PortSettings {
-                index,
-                name: p.name.clone(),
-                device: Device::Vdev("net_ring".to_owned()),
                 queues: ((workers - 1) * APART + 1) as u16,
-                mtu: p.mtu,
-                rx_descriptors: 256,
-                tx_descriptors: 256,
-                multicast: Vec::new(),
-                vlan: None,
-                one_pool: true,
-                steer: None,
+                ..relay::port_settings(&config, index, "net_ring", 256)
             };
             let (port, queue, pairs) = Port::from_rings(settings, 256, &pool)?;
             macs.push(Mac(port.mac()));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+use nix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 /// How a row is measured.
@@ -33,6 +35,12 @@ impl Settings {
 /// Cores this process may use.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Seconds of processor time this thread has had.
+pub(super) fn thread_time() -> Result<f64> {
+    let time = ClockId::CLOCK_THREAD_CPUTIME_ID.now().context("the thread's clock cannot be read")?;
+    Ok(Duration::from(time).as_secs_f64())
 }
 
 /// What one run of a row yields.
@@ -151,5 +159,5 @@ pub struct Row {
     /// What it needs.
     pub needs: &'static [Need],
     /// Measures once. It has the process for itself, so it may start EAL.
-    pub run: fn(&Settings) -> anyhow::Result<Figure>,
+    pub run: fn(&Settings) -> Result<Figure>,
 }

@@ -4,14 +4,13 @@
 //! writing of its headers and four ring operations beside the relay itself, the same for one worker and for two.
 
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::rings::{self, Bed, Fed, Headers};
 use super::row::{self, Figure};
 use anyhow::{Context, Result, anyhow, ensure};
 use forwarder::dpdk::WorkerThread;
 use forwarder::io::BURST;
-use nix::time::ClockId;
 
 const FLOWS: u32 = 16;
 
@@ -23,6 +22,7 @@ pub(super) fn scaling(s: &row::Settings) -> Result<Figure> {
         packets: s.packets / 4,
         connections: 1000,
         cores: [s.other_core(), s.core],
+        huge: s.huge,
     })?;
     let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
     let least = |f: &[f64]| f.iter().copied().fold(f64::INFINITY, f64::min);
@@ -45,6 +45,8 @@ struct Settings {
     connections: u16,
     /// Cores of the two workers.
     cores: [usize; 2],
+    /// Packet memory from hugepages.
+    huge: bool,
 }
 
 /// Millions of packets a second, a figure a round.
@@ -90,7 +92,7 @@ impl Ran {
 /// There are not two cores or not enough memory, or a packet did not pass.
 fn run(settings: &Settings) -> Result<Figures> {
     ensure!(settings.cores[0] != settings.cores[1], "two workers need two cores");
-    let mut bed = Bed::new(rings::config(FLOWS as u16, "")?, settings.cores[0], 2)?;
+    let mut bed = Bed::new(rings::config(FLOWS as u16, "")?, settings.cores[0], settings.huge, 2)?;
     let (eal, mac, steering) = (Arc::clone(&bed.eal), bed.mac, bed.steering.clone());
     let mut figures = Figures::default();
     let (mut one, mut two) = (0.0f64, 0.0f64);
@@ -171,8 +173,7 @@ fn rate(ran: &[Ran]) -> f64 {
 
 fn relay(fed: &mut Fed, headers: &[Headers], packets: u64) -> Result<Ran> {
     let turns = packets.div_ceil(BURST as u64);
-    let processor = || Ok::<_, anyhow::Error>(Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now()?));
-    let (cycles, used, began) = (fed.cycles(), processor()?, Instant::now());
+    let (cycles, used, began) = (fed.cycles(), row::thread_time()?, Instant::now());
     let mut at = 0;
     for _ in 0..turns {
         let out = fed.turn(|| {
@@ -182,7 +183,7 @@ fn relay(fed: &mut Fed, headers: &[Headers], packets: u64) -> Result<Ran> {
         ensure!(out.len() == BURST, "{} of {BURST} packets were lost", BURST - out.len());
     }
     let seconds = began.elapsed().as_secs_f64();
-    let processor = (processor()? - used).as_secs_f64();
+    let processor = row::thread_time()? - used;
     Ok(Ran { packets: turns * BURST as u64, seconds, processor, cycles: fed.cycles() - cycles })
 }
 

@@ -50,7 +50,7 @@ impl Lane {
     /// [`key::Key::tag`].
     #[inline(always)]
     pub(super) fn tag(&self) -> u8 {
-        (self.key[1] >> 32) as u8
+        key::tag_of(self.key[1])
     }
 
     #[inline(always)]
@@ -360,7 +360,7 @@ impl Relay<'_> {
     /// Rewrites a frame, or leaves it as it is and returns false.
     #[inline(always)]
     fn rewrite<const L3: usize>(&self, frame: &mut [u8], found: Found, way: &Way<'_>) -> bool {
-        let tag = (way.key[1] >> 32) as u8;
+        let tag = key::tag_of(way.key[1]);
         let is_tcp = tag & tag::TCP != 0;
         let rewritten = if tag & tag::V6 != 0 {
             match self.table.rewrite6(found, frame_addrs6::<L3>(frame)) {
@@ -391,7 +391,7 @@ impl Way<'_> {
     fn takes(&self, lane: &Lane) -> bool {
         lane.key[0] == self.key[0]
             && lane.key[1] == self.key[1]
-            && lane.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+            && lane.flags & tcp::OPENS_OR_CLOSES == 0
             && lane.frame_len <= self.limit
     }
 }

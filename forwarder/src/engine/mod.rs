@@ -304,7 +304,7 @@ impl<B: PacketBuf> Engine<B> {
         mut packet: B,
     ) {
         let found = plain.found;
-        if plain.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        if plain.flags & tcp::OPENS_OR_CLOSES != 0
             && let Err(reason) = self.note_flags(found, plain.flags)
         {
             return self.drop(edge, port, packet, reason);
@@ -341,7 +341,7 @@ impl<B: PacketBuf> Engine<B> {
     /// a mapping by a new connection when its flow is draining.
     #[cold]
     fn note_flags(&mut self, found: Found, flags: u8) -> Result<(), DropReason> {
-        if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
+        if tcp::contradictory(flags) {
             return Err(DropReason::TcpMalformed);
         }
         let from_client = found.direction() == Direction::ToTarget;

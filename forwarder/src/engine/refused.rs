@@ -44,8 +44,7 @@ impl Refused {
         let e = self.0.get(Self::place(lane.hash))?;
         let same = e.key[1] == lane.key[1] && e.key[0] == lane.key[0] && e.hash == lane.hash;
         // Flags that no sender combines are a reason of their own, which comes first.
-        let malformed = lane.flags & tcp::SYN != 0 && lane.flags & (tcp::FIN | tcp::RST) != 0;
-        (same && e.epoch == epoch && !malformed).then_some((e.reason, e.flow))
+        (same && e.epoch == epoch && !tcp::contradictory(lane.flags)).then_some((e.reason, e.flow))
     }
 
     /// Remembers a refusal, when it is of the kind that holds until the flows change.

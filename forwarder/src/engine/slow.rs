@@ -9,7 +9,7 @@ use super::peers::News;
 use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending, Plain};
 use crate::api::Proto;
 use crate::flow::table::{Endpoints, seen};
-use crate::flow::{Found, Tuple};
+use crate::flow::{Direction, Found, Tuple};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::neighbor::{self, AdjIndex, Heard, Solicit, Wanted};
 use crate::wire::eth::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
@@ -258,8 +258,7 @@ impl<B: PacketBuf> Engine<B> {
             Ok(_) => counters.admitted.add(1),
             Err(_) => counters.refused.add(1),
         }
-        opened?;
-        self.table.find(&key).ok_or(DropReason::ConnTableFull)
+        opened.map(|n| Found::of(n, Direction::ToTarget))
     }
 
     fn open(
@@ -267,7 +266,7 @@ impl<B: PacketBuf> Engine<B> {
         t: &Transport,
         (out_port, to_target, to_client): (PortIndex, IpAddr, IpAddr),
         flow: &crate::flow::Flow,
-    ) -> Result<(), DropReason> {
+    ) -> Result<u32, DropReason> {
         let source = self.pick_source(&t.tuple, out_port, to_target, flow.spec.target)?;
         if !flow.shared.connections.take(flow.spec.max_conns.unwrap_or(u32::MAX)) {
             return Err(DropReason::FlowFull);
@@ -287,7 +286,7 @@ impl<B: PacketBuf> Engine<B> {
         to_client: IpAddr,
         source: SocketAddr,
         flow: &crate::flow::Flow,
-    ) -> Result<(), DropReason> {
+    ) -> Result<u32, DropReason> {
         let hop_target =
             self.neighbors.acquire(out_port, to_target, self.now).ok_or(DropReason::NeighborTableFull)?;
         let Some(hop_client) = self.neighbors.acquire(t.tuple.port, to_client, self.now) else {
@@ -310,7 +309,7 @@ impl<B: PacketBuf> Engine<B> {
         if t.tuple.proto == Proto::Tcp {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
-        Ok(())
+        Ok(n)
     }
 
     /// An own address and an unused, unpredictable port towards a target. A client keeps its address as long as that has
@@ -572,9 +571,8 @@ fn ports_and_flags(protocol: u8, payload: &[u8], len: usize) -> Result<(u16, u16
             WireError::Truncated => DropReason::L4Truncated,
             _ => DropReason::TcpMalformed,
         })?;
-        // No sender makes these; they probe firewalls.
         let flags = t.flags();
-        if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
+        if tcp::contradictory(flags) {
             return Err(DropReason::TcpMalformed);
         }
         return Ok((t.src_port(), t.dst_port(), flags));

@@ -49,6 +49,12 @@ pub fn rest(ports: u32, tag: u8) -> u64 {
     u64::from(ports) | u64::from(tag) << 32
 }
 
+/// The tag in a word that [`rest`] made.
+#[inline(always)]
+pub fn tag_of(rest: u64) -> u8 {
+    (rest >> 32) as u8
+}
+
 /// A packet's 5-tuple and its port of arrival, in the standard library's types. For the slow path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple {

@@ -175,7 +175,7 @@ impl Half {
     /// Family, protocol and port of arrival, [`tag`].
     #[inline(always)]
     pub fn tag(&self) -> u8 {
-        (self.key[1] >> 32) as u8
+        key::tag_of(self.key[1])
     }
 
     /// Is it TCP?

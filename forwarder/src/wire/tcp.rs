@@ -15,6 +15,14 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 /// The acknowledgment field counts.
 pub const ACK: u8 = 0x10;
+/// The flags of segments that open or close a connection.
+pub const OPENS_OR_CLOSES: u8 = SYN | FIN | RST;
+
+/// Do flags both open and close? No sender makes these; they probe firewalls.
+#[inline(always)]
+pub fn contradictory(flags: u8) -> bool {
+    flags & SYN != 0 && flags & (FIN | RST) != 0
+}
 
 /// A segment whose header length was checked.
 #[derive(Debug, Clone, Copy)]
