@@ -24,8 +24,7 @@ const PASSING: u16 = 100;
 /// The dip in percent.
 pub(super) fn dips(s: &row::Settings) -> Result<Figure> {
     let f = dip(&settings(s, 1000, s.packets))?;
-    let rate = f.rate.iter().copied().fold(0.0, f64::max);
-    Ok(Figure::of(f.dip).with("lost", f.lost as f64).with("changes_a_second", rate))
+    Ok(Figure::of(f.dip).with("lost", f.lost as f64).with("changes_a_second", f.rate))
 }
 
 /// Packets that the ledger does not account for.
@@ -41,22 +40,12 @@ pub(super) fn accounts(s: &row::Settings) -> Result<Figure> {
 }
 
 fn settings(s: &row::Settings, connections: u16, packets: u64) -> Settings {
-    Settings {
-        rounds: 1,
-        packets,
-        connections,
-        rate: 10_000,
-        core: s.core,
-        other: s.other_core(),
-        huge: s.huge,
-    }
+    Settings { packets, connections, rate: 10_000, core: s.core, other: s.other_core(), huge: s.huge }
 }
 
 /// How to measure.
 #[derive(Debug, Clone)]
 struct Settings {
-    /// Rounds of [`dip`]; in each, the worker runs without changes and with them.
-    rounds: usize,
     /// Packets of each run.
     packets: u64,
     /// Connections, shared out over 100 flows.
@@ -71,21 +60,13 @@ struct Settings {
     huge: bool,
 }
 
-/// What [`dip`] found; rates are a figure a round.
-#[derive(Debug, Clone, Default)]
+/// What [`dip`] found.
+#[derive(Debug, Clone)]
 struct Dip {
-    /// Millions of packets a second without changes, feeder included.
-    without: Vec<f64>,
-    /// The same while flows change.
-    with: Vec<f64>,
-    /// Flow changes a second that were acknowledged meanwhile.
-    rate: Vec<f64>,
-    /// Cycles a packet without changes, feeder excluded.
-    cycles_without: Vec<f64>,
-    /// The same while flows change.
-    cycles_with: Vec<f64>,
-    /// Percent by which the best rate goes down.
+    /// Percent by which the rate of packets goes down while flows change, feeder included.
     dip: f64,
+    /// Flow changes a second that were acknowledged meanwhile.
+    rate: f64,
     /// Packets that did not come out, with changes and without.
     lost: u64,
 }
@@ -222,11 +203,10 @@ fn dip(settings: &Settings) -> Result<Dip> {
     let headers: Vec<Headers> =
         (0..settings.connections.max(1)).map(|c| rings::headers(bed.mac, c % FLOWS, c.into())).collect();
     let states = states();
-    let mut dip = Dip::default();
     let turns = settings.packets.div_ceil(BURST as u64);
     let relay = |fed: &mut Fed| {
         fed.open(&headers)?;
-        let (cycles, began) = (fed.cycles(), Instant::now());
+        let began = Instant::now();
         let (mut at, mut lost) = (0, 0);
         for _ in 0..turns {
             let out = fed.turn(|| {
@@ -235,31 +215,22 @@ fn dip(settings: &Settings) -> Result<Dip> {
             })?;
             lost += (BURST - out.len()) as u64;
         }
-        Ok((began.elapsed().as_secs_f64(), fed.cycles() - cycles, lost))
+        Ok((began.elapsed().as_secs_f64(), lost))
     };
-    let packets = (turns * BURST as u64) as f64;
-    // The first round only warms up.
-    for round in 0..=settings.rounds {
-        for changing in [false, true] {
-            let ((seconds, cycles, lost), (changes, time)) =
-                beside_changes(settings, &mut bed, &states, changing, relay)?;
-            dip.lost += lost;
-            if round == 0 {
-                continue;
-            }
-            let (rate, cost) = if changing {
-                dip.rate.push(changes as f64 / time);
-                (&mut dip.with, &mut dip.cycles_with)
-            } else {
-                (&mut dip.without, &mut dip.cycles_without)
-            };
-            rate.push(packets / seconds / 1e6);
-            cost.push(cycles as f64 / packets);
-        }
+    let mut run = |changing| beside_changes(settings, &mut bed, &states, changing, relay);
+    let mut lost = 0;
+    // The first pair only warms up.
+    for changing in [false, true] {
+        lost += run(changing)?.0.1;
     }
-    let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
-    dip.dip = 100.0 * (1.0 - best(&dip.with) / best(&dip.without));
-    Ok(dip)
+    let ((without, lost_without), _) = run(false)?;
+    let ((with, lost_with), (changes, time)) = run(true)?;
+    // Both relay as many packets, so the rates are as the times, the other way round.
+    Ok(Dip {
+        dip: 100.0 * (1.0 - without / with),
+        rate: changes as f64 / time,
+        lost: lost + lost_without + lost_with,
+    })
 }
 
 /// Counts every packet of a long run in which some connections belong to flows that come and go. Starts EAL, so a process can

@@ -20,22 +20,22 @@ use anyhow::{Context, Result, ensure};
 
 /// Packets a second that s2ds passes, and testpmd on the same device.
 pub(super) fn beside_testpmd(s: &row::Settings, driver: Driver) -> Result<Figure> {
-    let f = run(&Settings {
+    let settings = Settings {
         driver,
-        rounds: 1,
         windows: if s.quick { 1 } else { 10 },
         window: Duration::from_millis(250),
         size: 64,
         generator: s.other_core(),
         core: s.core,
-    })?;
-    let best = |f: &[f64]| f.iter().copied().fold(0.0, f64::max);
-    Ok(Figure::of(best(&f.s2ds))
-        .with("testpmd", best(&f.testpmd))
-        .with("offered", best(&f.offered_s2ds))
-        .with("offered_testpmd", best(&f.offered_testpmd))
-        .with("cycles", best(&f.cycles_s2ds))
-        .with("cycles_testpmd", best(&f.cycles_testpmd)))
+    };
+    let ran = |ours, name| once(&settings, ours).with_context(|| format!("{name} over {}", driver.name()));
+    let (s2ds, testpmd) = (ran(true, "s2ds")?, ran(false, "testpmd")?);
+    Ok(Figure::of(s2ds.passed)
+        .with("testpmd", testpmd.passed)
+        .with("offered", s2ds.offered)
+        .with("offered_testpmd", testpmd.offered)
+        .with("cycles", s2ds.cycles)
+        .with("cycles_testpmd", testpmd.cycles))
 }
 
 /// How to measure.
@@ -43,8 +43,6 @@ pub(super) fn beside_testpmd(s: &row::Settings, driver: Driver) -> Result<Figure
 struct Settings {
     /// Devices of the forwarder.
     driver: Driver,
-    /// Rounds; in each, both forwarders run once.
-    rounds: usize,
     /// Windows of a run; the best one counts.
     windows: usize,
     /// How long packets are counted in a window.
@@ -55,23 +53,6 @@ struct Settings {
     generator: usize,
     /// Core of the forwarder.
     core: usize,
-}
-
-/// Packets a second, a figure a round.
-#[derive(Debug, Clone, Default)]
-struct Figures {
-    /// Out of s2ds.
-    s2ds: Vec<f64>,
-    /// Out of testpmd io.
-    testpmd: Vec<f64>,
-    /// Offered to s2ds. As much as came out means that the generator was the limit.
-    offered_s2ds: Vec<f64>,
-    /// Offered to testpmd.
-    offered_testpmd: Vec<f64>,
-    /// s2ds's cycles a packet, in loops that found packets, kernel's work included.
-    cycles_s2ds: Vec<f64>,
-    /// testpmd's, counted alike.
-    cycles_testpmd: Vec<f64>,
 }
 
 const BURST: u16 = 32;
@@ -85,30 +66,6 @@ const IN_MAC: &str = "02:00:00:00:81:01";
 const WARM_UP: Duration = Duration::from_millis(500);
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(15);
-
-/// Measures.
-///
-/// # Errors
-/// The kernel gives no namespaces or devices, a program is missing, or no packet passed.
-fn run(settings: &Settings) -> Result<Figures> {
-    let mut figures = Figures::default();
-    for _ in 0..settings.rounds {
-        for ours in [true, false] {
-            let name = if ours { "s2ds" } else { "testpmd" };
-            let ran =
-                once(settings, ours).with_context(|| format!("{name} over {}", settings.driver.name()))?;
-            let (passed, offered, cycles) = if ours {
-                (&mut figures.s2ds, &mut figures.offered_s2ds, &mut figures.cycles_s2ds)
-            } else {
-                (&mut figures.testpmd, &mut figures.offered_testpmd, &mut figures.cycles_testpmd)
-            };
-            passed.push(ran.passed);
-            offered.push(ran.offered);
-            cycles.push(ran.cycles);
-        }
-    }
-    Ok(figures)
-}
 
 /// One run: packets a second, and cycles a packet.
 struct Ran {
