@@ -8,12 +8,12 @@
 //! fragment pass that is too short for one. A piece that overlaps others partly dooms its datagram (RFC 5722, RFC 8200
 //! section 4.5).
 //!
-//! All memory is bounded and taken at the start. What a flood can spoil is bounded by class: a flight of a connection whose
-//! first fragment came is tied and gives way to none of another class; one of two addresses that have a connection is a friend's
-//! and gives way to tied ones; any other is a stranger's. Within a class a pair of addresses loses a place only to one that has at
-//! least two fewer in the set: whatever one pair sends, another keeps a place there, and gets one. Where that leaves a tied flight
-//! none the oldest gives way, as fragments in order must pass whatever comes out of order (REQ-14a). Packets that wait are limited
-//! by flight, by pair and for all strangers together.
+//! All memory is bounded and taken at the start, and so is what a flood can spoil. A flight of two addresses without a connection
+//! is a stranger's; of others it is a friend's, and tied once its first fragment came. Strangers give way to all others. A pair of
+//! addresses that has two more flights in a set than another gives way to that, so none can have a whole set to itself; else a new
+//! flight takes the place of one of its own pair. Where none of this leaves a place for a tied flight, the oldest that waits or is
+//! tied gives way to it, as fragments in order must pass whatever comes out of order (REQ-14a); any other is refused. Packets
+//! that wait are limited by flight, by pair and for all strangers together.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -541,7 +541,7 @@ impl<B> Fragments<B> {
 
     /// The places where a datagram's flight may be.
     fn set(&self, k: &FragmentKey) -> std::ops::Range<usize> {
-        let first = (self.secret.flight(k) as usize & (SETS - 1)) * WAYS;
+        let first = ((self.secret.flight(k) >> 32) as usize & (SETS - 1)) * WAYS;
         first..first + WAYS
     }
 
@@ -555,8 +555,9 @@ impl<B> Fragments<B> {
     fn place(&self, k: &FragmentKey, pair: u64, class: Class, now: Millis) -> Option<usize> {
         let set = self.set(k);
         let flights = self.flights.get(set.clone())?;
-        let count =
-            |pair: u64| flights.iter().flatten().filter(|f| f.class == class && f.pair == pair).count();
+        // Friends and tied ones have one share, so that whoever has a connection cannot tie every place.
+        let rival = |f: &Flight| (f.class == Class::Stranger) == (class == Class::Stranger);
+        let count = |pair: u64| flights.iter().flatten().filter(|f| rival(f) && f.pair == pair).count();
         let own = count(pair);
         // What is lost: the less the better, of equals the oldest.
         let loss = |flight: &Option<Flight>| match flight {
@@ -566,14 +567,16 @@ impl<B> Fragments<B> {
                     1
                 } else if f.complete() {
                     2
-                } else if f.class < class {
-                    3 + f.class as u8
+                } else if f.class == Class::Stranger && class != Class::Stranger {
+                    3
+                } else if rival(f) && count(f.pair) >= own + 2 {
+                    4
                 } else if f.class > class {
                     return None;
-                } else if count(f.pair) >= own + 2 || f.pair == pair && own >= 2 {
+                } else if f.pair == pair {
                     5
                 } else if class == Class::Tied {
-                    6
+                    6 + f.class as u8
                 } else {
                     return None;
                 };
@@ -646,6 +649,11 @@ mod tests {
     use crate::flow::key::tag;
 
     const FIRST_LEN: u16 = 24;
+    /// Drawn once, so that the hash is what it is with others.
+    const SEED: [u8; 32] = [
+        120, 155, 52, 202, 245, 79, 46, 34, 10, 205, 148, 30, 113, 184, 141, 88, 54, 134, 109, 13, 133, 139,
+        99, 84, 158, 148, 190, 44, 172, 198, 127, 91,
+    ];
 
     fn v4(src: u32, dst: u32) -> Addrs {
         Addrs::V4(u64::from(src) | u64::from(dst) << 32)
@@ -682,7 +690,7 @@ mod tests {
 
     impl Relay {
         fn new() -> Self {
-            let table = Fragments::new([7; 32], 0, 1);
+            let table = Fragments::new(SEED, 0, 1);
             Self { table, now: 0, friend: true, passed: vec![], given_up: vec![], no_room: 0 }
         }
 
@@ -999,7 +1007,7 @@ mod tests {
         assert_eq!((n, relay.table.held()), (100, 0));
         // All slots are free again.
         for id in 0..HELD_FRIENDS as u32 {
-            relay.send(&datagram(id, id), piece(8, 8, true));
+            relay.send(&datagram(id / 16, id / 8), piece(8 + 8 * (id as u16 % 8), 8, true));
         }
         assert_eq!((relay.no_room, relay.table.held()), (0, HELD_FRIENDS));
     }
@@ -1114,9 +1122,9 @@ mod tests {
         let mut relay = Relay::new();
         for friend in [false, true] {
             relay.friend = friend;
-            (0..20_000).for_each(|n| drop(relay.send(&datagram(n, n), piece(8, 8, true))));
+            (0..20_000).for_each(|n| _ = relay.send(&datagram(n, n), piece(8, 8, true)));
         }
-        (0..20_000).for_each(|n| drop(relay.send(&datagram(n, n + 20_000), piece(0, 8, true))));
+        (0..20_000).for_each(|n| _ = relay.send(&datagram(n, n + 20_000), piece(0, 8, true)));
         relay.passed.clear();
         for n in 0..5_000 {
             let k = datagram(n, n + 50_000);
@@ -1133,12 +1141,12 @@ mod tests {
     fn a_strangers_first_fragments_are_strangers() {
         let mut relay = Relay::new();
         let waits: Vec<_> = (0..400).map(|n| datagram(n, n)).collect();
-        waits.iter().for_each(|k| drop(relay.send(k, piece(8, 8, false))));
+        waits.iter().for_each(|k| _ = relay.send(k, piece(8, 8, false)));
         relay.friend = false;
-        (1000..30_000).for_each(|n| drop(relay.send(&datagram(n, n), piece(0, 8, true))));
+        (1000..30_000).for_each(|n| _ = relay.send(&datagram(n, n), piece(0, 8, true)));
         relay.friend = true;
         relay.passed.clear();
-        waits.iter().for_each(|k| drop(relay.send(k, piece(0, 8, true))));
+        waits.iter().for_each(|k| _ = relay.send(k, piece(0, 8, true)));
         assert_eq!(relay.passed.len(), 800);
     }
 
@@ -1187,7 +1195,7 @@ mod tests {
 
     #[test]
     fn pairs_count_and_a_full_counter_stays() {
-        let mut pairs = Pairs::new([3; 32]);
+        let mut pairs = Pairs::new(SEED);
         let (a, six) = (v4(1, 2), Addrs::V6(1, 2));
         assert!(!pairs.contains(0, &a));
         pairs.remove(0, &a);
