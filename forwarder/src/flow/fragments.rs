@@ -435,7 +435,8 @@ impl<B> Fragments<B> {
             Addrs::V4(_) => (u16::MAX - 20, 0),
             Addrs::V6(..) => (u16::MAX, 1),
         };
-        let cut = piece.more && piece.len % 8 != 0 || piece.offset % 8 != 0;
+        let whole = |bytes: u16| bytes.is_multiple_of(8);
+        let cut = piece.more && !whole(piece.len) || !whole(piece.offset);
         let end = piece.offset.checked_add(piece.len).filter(|end| *end <= longest);
         let Some(end) = end.filter(|_| piece.len > 0 && !cut) else { return Err(Refusal::Malformed) };
 
