@@ -2,4 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod error;
+pub mod icmp;
 pub mod plan;
+pub mod translate;
