@@ -107,8 +107,8 @@ pub fn is_error(v6: bool, kind: u8) -> bool {
     }
 }
 
-/// What an error quotes. `ip` is its whole IP packet, whose header was checked, `l4` the offset of the ICMP message. The ICMP
-/// checksum is the caller's business; the quoted transport checksum is nobody's (RFC 5508 REQ-3).
+/// What an error quotes. `ip` is its whole IP packet, whose header was checked and which is no fragment, `l4` the offset of the
+/// ICMP message. The ICMP checksum is the caller's business; the quoted transport checksum is nobody's (RFC 5508 REQ-3).
 ///
 /// Options and extension headers of the quoted packet are skipped. [`QuoteError`] says what makes a quote unusable.
 pub fn quoted(ip: &[u8], l4: usize) -> Result<Quoted, QuoteError> {
@@ -241,7 +241,8 @@ impl<'a> Error<'a> {
             (true, _) => 0,
         };
         let (quote, extensions) = match body.split_at_checked(length) {
-            Some(parts) if length > 0 => parts,
+            Some(parts) if length >= QUOTE_BEFORE_EXTENSIONS => parts,
+            // Without extensions, or a field that was unused once and is no length.
             _ => (body, &[][..]),
         };
         Ok(Error { v6, hops, class, ip, header, quote, extensions })
@@ -309,7 +310,7 @@ impl<'a> Quote<'a> {
         *ports = [s0, s1, d0, d1];
         let is_udp = self.quoted.proto == Proto::Udp;
         let at = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
-        // Of TCP the quote may end before it.
+        // Of TCP the quote may end before it, or amid it.
         if let Some(sum) = rest.get_mut(at..).and_then(|sum| sum.first_chunk_mut::<2>()) {
             let old = u16::from_ne_bytes(*sum);
             let new = if is_udp { delta.apply_udp(old) } else { delta.apply(old) };
@@ -502,5 +503,568 @@ fn to_v4(header: &[u8; HEADER], fragment: bool) -> Option<([u8; HEADER], bool)> 
             plain(icmp::UNREACHABLE, icmp::PROTOCOL_UNREACHABLE)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header};
+    use etherparse::{Ipv6Extensions, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Endpoints of one family.
+    #[derive(Debug, Clone, Copy)]
+    struct Side {
+        /// Who sent the error.
+        router: IpAddr,
+        /// The gateway's address.
+        us: SocketAddr,
+        /// The connection's peer.
+        peer: SocketAddr,
+    }
+
+    fn side(v6: bool, n: u16) -> Side {
+        let address = |host: u16| -> IpAddr {
+            if v6 {
+                Ipv6Addr::new(0x2001, 0xdb8, n, 0, 0, 0, 7, host).into()
+            } else {
+                Ipv4Addr::new(198, 51, n as u8, host as u8).into()
+            }
+        };
+        Side {
+            router: address(9),
+            us: SocketAddr::new(address(1), 1000 + n),
+            peer: SocketAddr::new(address(2), 0xa1b0 + n),
+        }
+    }
+
+    fn ip(src: IpAddr, dst: IpAddr, hops: u8, class: u8, df: bool) -> PacketBuilderStep<IpHeaders> {
+        PacketBuilder::ip(match (src, dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let mut h = Ipv4Header::new(0, hops, IpNumber::UDP, src.octets(), dst.octets()).unwrap();
+                h.dont_fragment = df;
+                h.fragment_offset = IpFragOffset::ZERO;
+                h.dscp = (class >> 2).try_into().unwrap();
+                h.ecn = (class & 3).try_into().unwrap();
+                IpHeaders::Ipv4(h, Ipv4Extensions::default())
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => IpHeaders::Ipv6(
+                Ipv6Header {
+                    traffic_class: class,
+                    flow_label: Ipv6FlowLabel::ZERO,
+                    payload_length: 0,
+                    next_header: IpNumber::UDP,
+                    hop_limit: hops,
+                    source: src.octets(),
+                    destination: dst.octets(),
+                },
+                Ipv6Extensions::default(),
+            ),
+            _ => panic!("two families"),
+        })
+    }
+
+    /// A packet of a connection, checksums computed.
+    fn packet(proto: Proto, src: SocketAddr, dst: SocketAddr, df: bool, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let ip = ip(src.ip(), dst.ip(), 7, 0xb9, df);
+        match proto {
+            Proto::Tcp => ip.tcp(src.port(), dst.port(), 77, 500).write(&mut out, data).unwrap(),
+            Proto::Udp => ip.udp(src.port(), dst.port()).write(&mut out, data).unwrap(),
+        }
+        out
+    }
+
+    /// An error, its checksums computed. `header` are type, code, and the last four bytes of the ICMP header.
+    fn error(src: IpAddr, dst: IpAddr, hops: u8, header: [u8; 6], body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let [kind, code, rest @ ..] = header;
+        let step = ip(src, dst, hops, 0xc0, true);
+        if src.is_ipv6() {
+            step.icmpv6_raw(kind, code, rest).write(&mut out, body).unwrap();
+        } else {
+            step.icmpv4_raw(kind, code, rest).write(&mut out, body).unwrap();
+        }
+        out
+    }
+
+    fn header_len(v6: bool) -> usize {
+        if v6 { 40 } else { 20 }
+    }
+
+    fn onward(from: &Side) -> Onward {
+        Onward { src: from.us.ip(), dst: from.peer.ip(), quoted_src: from.peer, quoted_dst: from.us }
+    }
+
+    /// An error about what `there.us` sent to `there.peer` on behalf of `here.peer`, which sent it to `here.us`: as it arrives
+    /// and as it goes on, quoting `data` bytes of data at most.
+    fn pair(proto: Proto, there: &Side, here: &Side, header: [[u8; 6]; 2], quote: usize) -> [Vec<u8>; 2] {
+        let data: Vec<u8> = (0..1000).map(|n| n as u8).collect();
+        let too_big = header[1][..2] == [3, 4];
+        let [sent, received] = [
+            packet(proto, there.us, there.peer, too_big, &data),
+            packet(proto, here.peer, here.us, too_big, &data),
+        ];
+        let cut = |p: &[u8], v6: bool| p[..(header_len(v6) + quote).min(p.len())].to_vec();
+        [
+            error(there.router, there.us.ip(), 64, header[0], &cut(&sent, there.us.is_ipv6())),
+            error(here.us.ip(), here.peer.ip(), 63, header[1], &cut(&received, here.us.is_ipv6())),
+        ]
+    }
+
+    fn run(ip: &[u8], onward: &Onward) -> Result<Vec<u8>, QuoteError> {
+        let mut out = vec![0xaa; ip.len().max(1280)];
+        let l4 = header_len(ip[0] >> 4 == 6);
+        translate(ip, l4, onward, &mut out).map(|n| {
+            assert!(out[n..].iter().all(|b| *b == 0xaa), "written beyond its length");
+            out.truncate(n);
+            out
+        })
+    }
+
+    const PROTOS: [Proto; 2] = [Proto::Tcp, Proto::Udp];
+
+    #[test]
+    fn a_quote_names_the_packet_that_was_sent() {
+        for (v6, proto) in [(false, Proto::Tcp), (false, Proto::Udp), (true, Proto::Tcp), (true, Proto::Udp)]
+        {
+            let (there, here) = (side(v6, 1), side(v6, 2));
+            let [e, _] = pair(proto, &there, &here, [[3, 0, 0, 0, 0, 0]; 2], 8);
+            let expected = Quoted { proto, src: there.us, dst: there.peer };
+            let l4 = header_len(v6);
+            assert_eq!(quoted(&e, l4), Ok(expected));
+            assert_eq!(quoted(&e[..e.len() - 1], l4), Err(QuoteError::Truncated));
+            let padded = [&e[..], &[0; 9]].concat();
+            assert_eq!(quoted(&padded, l4), Ok(expected));
+            assert_eq!(quoted(&e, l4 + 1), Err(QuoteError::Malformed));
+        }
+    }
+
+    #[test]
+    fn unusable_quotes_are_refused() {
+        let body = |v6: bool, f: &dyn Fn(&mut Vec<u8>)| {
+            let s = side(v6, 1);
+            let mut quote = packet(Proto::Udp, s.us, s.peer, true, &[5; 30]);
+            f(&mut quote);
+            quoted(&error(s.router, s.us.ip(), 64, [3, 1, 0, 0, 0, 0], &quote), header_len(v6))
+                .map(|q| q.proto)
+        };
+        let filled = |quote: &mut Vec<u8>| Ipv4Mut::new(quote).unwrap().fill_checksum();
+        let udp = Ok(Proto::Udp);
+        assert_eq!(body(false, &|_| ()), udp);
+        assert_eq!(body(false, &|q| q[8] ^= 1), Err(QuoteError::BadChecksum));
+        assert_eq!(body(false, &|q| q[0] = 0x65), Err(QuoteError::Malformed));
+        assert_eq!(body(false, &|q| q[0] = 0x44), Err(QuoteError::Malformed));
+        assert_eq!(body(false, &|q| q.truncate(27)), Err(QuoteError::Truncated));
+        let set = |at: usize, bytes: &'static [u8]| {
+            move |q: &mut Vec<u8>| {
+                q[at..at + bytes.len()].copy_from_slice(bytes);
+                filled(q);
+            }
+        };
+        assert_eq!(body(false, &set(2, &[0, 27])), Err(QuoteError::Truncated), "padding is no header");
+        assert_eq!(body(false, &set(6, &[0x20, 0])), udp, "a first fragment");
+        assert_eq!(body(false, &set(6, &[0x00, 1])), Err(QuoteError::Fragment));
+        assert_eq!(body(false, &set(9, &[1])), Err(QuoteError::Protocol));
+        let options = |q: &mut Vec<u8>| {
+            q.splice(20..20, [1, 1, 1, 0]);
+            q[0] = 0x46;
+            q[3] += 4;
+            filled(q);
+        };
+        assert_eq!(body(false, &options), udp);
+        let extension = |next: u8, header: [u8; 8]| {
+            move |q: &mut Vec<u8>| {
+                q.splice(40..40, header);
+                q[5] += 8;
+                q[6] = next;
+            }
+        };
+        assert_eq!(body(true, &|_| ()), udp);
+        assert_eq!(body(true, &|q| q[0] = 0x45), Err(QuoteError::Malformed));
+        assert_eq!(body(true, &|q| q.truncate(47)), Err(QuoteError::Truncated));
+        assert_eq!(body(true, &extension(60, [17, 0, 1, 4, 0, 0, 0, 0])), udp);
+        assert_eq!(body(true, &extension(44, [17, 0, 0, 1, 0, 0, 0, 0])), udp, "a first fragment");
+        assert_eq!(body(true, &extension(44, [17, 0, 0, 8, 0, 0, 0, 0])), Err(QuoteError::Fragment));
+        assert_eq!(body(true, &extension(60, [17, 9, 1, 4, 0, 0, 0, 0])), Err(QuoteError::Malformed));
+        assert_eq!(body(true, &extension(60, [58, 0, 1, 4, 0, 0, 0, 0])), Err(QuoteError::Protocol));
+    }
+
+    #[test]
+    fn in_one_family_the_sender_sees_its_own_packet() {
+        for v6 in [false, true] {
+            let (there, here) = (side(v6, 1), side(v6, 2));
+            let kinds: &[[u8; 6]] = if v6 {
+                &[[1, 4, 0, 0, 0, 0], [2, 0, 0, 0, 5, 0], [3, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 6]]
+            } else {
+                &[[3, 4, 0, 0, 5, 0], [3, 99, 1, 31, 3, 4], [11, 1, 0, 0, 0, 0], [12, 0, 9, 0, 0, 0]]
+            };
+            for (proto, quote) in
+                PROTOS.iter().flat_map(|p| [8, 16, 18, 19, 20, 99, 600, 9000].map(|n| (*p, n)))
+            {
+                for kind in kinds {
+                    let [arrives, expected] = pair(proto, &there, &here, [*kind; 2], quote);
+                    assert_eq!(run(&arrives, &onward(&here)), Ok(expected), "{proto} {quote} {kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn options_extensions_and_padding_of_an_error_stay() {
+        let (there, here) = (side(false, 1), side(false, 2));
+        let quotes = [
+            packet(Proto::Udp, there.us, there.peer, true, &[5; 20]),
+            packet(Proto::Udp, here.peer, here.us, true, &[5; 20]),
+        ];
+        let extended = quotes.map(|mut q| {
+            q.resize(128, 0);
+            q.extend([0x20, 0, 0x12, 0x34, 0, 8, 1, 1, 1, 2, 3, 4]);
+            q
+        });
+        let with_options = |mut e: Vec<u8>| {
+            e.splice(20..20, [148, 4, 0, 0]);
+            e[0] = 0x46;
+            e[3] += 4;
+            Ipv4Mut::new(&mut e).unwrap().fill_checksum();
+            e
+        };
+        let kind = [11, 0, 0, 32, 0, 0];
+        let arrives = with_options(error(there.router, there.us.ip(), 64, kind, &extended[0]));
+        let expected = with_options(error(here.us.ip(), here.peer.ip(), 63, kind, &extended[1]));
+        let mut out = [0; 300];
+        // The frame was longer than the packet.
+        let frame = [&arrives[..], &[0xee; 6]].concat();
+        let n = translate(&frame, 24, &onward(&here), &mut out).unwrap();
+        assert_eq!(out[..n], expected);
+        assert_eq!(translate(&arrives, 24, &onward(&here), &mut out[..n - 1]), Err(QuoteError::NoRoom));
+    }
+
+    #[test]
+    fn quoted_checksums_stay_as_wrong_as_they_were() {
+        for (from_v6, to_v6) in [(false, false), (true, true), (false, true), (true, false)] {
+            let (there, here) = (side(from_v6, 1), side(to_v6, 2));
+            let quote = |src, dst, f: &dyn Fn(&mut [u8])| {
+                let mut p = packet(Proto::Udp, src, dst, false, &[5; 20]);
+                let at = p.len() - 22;
+                f(&mut p[at..at + 2]);
+                p
+            };
+            let kinds = [from_v6, to_v6].map(|v6| [if v6 { 3 } else { 11 }, 0, 0, 0, 0, 0]);
+            let zero = |sum: &mut [u8]| sum.fill(0);
+            let arrives =
+                error(there.router, there.us.ip(), 64, kinds[0], &quote(there.us, there.peer, &zero));
+            let expected =
+                error(here.us.ip(), here.peer.ip(), 63, kinds[1], &quote(here.peer, here.us, &zero));
+            assert_eq!(run(&arrives, &onward(&here)), Ok(expected), "zero stays zero");
+            let off = |sum: &mut [u8]| {
+                let word = u16::from_be_bytes([sum[0], sum[1]]);
+                let (new, carry) = word.overflowing_add(0x0123);
+                sum.copy_from_slice(&(new + u16::from(carry)).to_be_bytes());
+            };
+            let arrives =
+                error(there.router, there.us.ip(), 64, kinds[0], &quote(there.us, there.peer, &off));
+            let expected =
+                error(here.us.ip(), here.peer.ip(), 63, kinds[1], &quote(here.peer, here.us, &off));
+            assert_eq!(run(&arrives, &onward(&here)), Ok(expected), "off by the same");
+        }
+    }
+
+    /// Header of an ICMP error and of the ICMPv6 error it becomes (RFC 7915 section 4.2); the quoted packet is 1028 or 1040
+    /// bytes long.
+    const TO_V6: [([u8; 6], Option<[u8; 6]>); 38] = [
+        ([3, 0, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 1, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 2, 0, 0, 0, 0], Some([4, 1, 0, 0, 0, 6])),
+        ([3, 3, 0, 0, 0, 0], Some([1, 4, 0, 0, 0, 0])),
+        ([3, 4, 0, 0, 5, 220], Some([2, 0, 0, 0, 5, 240])),
+        ([3, 4, 0, 0, 4, 236], Some([2, 0, 0, 0, 5, 0])),
+        ([3, 4, 0, 0, 0, 68], Some([2, 0, 0, 0, 5, 0])),
+        ([3, 4, 0, 0, 255, 255], Some([2, 0, 0, 1, 0, 19])),
+        ([3, 4, 0, 0, 0, 0], Some([2, 0, 0, 0, 5, 0])),
+        ([3, 5, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 6, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 7, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 8, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 9, 0, 0, 0, 0], Some([1, 1, 0, 0, 0, 0])),
+        ([3, 10, 0, 0, 0, 0], Some([1, 1, 0, 0, 0, 0])),
+        ([3, 11, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 12, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
+        ([3, 13, 0, 0, 0, 0], Some([1, 1, 0, 0, 0, 0])),
+        ([3, 14, 0, 0, 0, 0], None),
+        ([3, 15, 0, 0, 0, 0], Some([1, 1, 0, 0, 0, 0])),
+        ([3, 16, 0, 0, 0, 0], None),
+        ([4, 0, 0, 0, 0, 0], None),
+        ([5, 0, 0, 0, 0, 0], None),
+        ([11, 0, 0, 0, 0, 0], Some([3, 0, 0, 0, 0, 0])),
+        ([11, 1, 0, 0, 0, 0], Some([3, 1, 0, 0, 0, 0])),
+        ([12, 0, 0, 0, 0, 0], Some([4, 0, 0, 0, 0, 0])),
+        ([12, 0, 1, 0, 0, 0], Some([4, 0, 0, 0, 0, 1])),
+        ([12, 0, 2, 0, 0, 0], Some([4, 0, 0, 0, 0, 4])),
+        ([12, 2, 3, 0, 0, 0], Some([4, 0, 0, 0, 0, 4])),
+        ([12, 0, 4, 0, 0, 0], None),
+        ([12, 0, 7, 0, 0, 0], None),
+        ([12, 0, 8, 0, 0, 0], Some([4, 0, 0, 0, 0, 7])),
+        ([12, 0, 9, 0, 0, 0], Some([4, 0, 0, 0, 0, 6])),
+        ([12, 0, 10, 0, 0, 0], None),
+        ([12, 0, 15, 0, 0, 0], Some([4, 0, 0, 0, 0, 8])),
+        ([12, 0, 19, 0, 0, 0], Some([4, 0, 0, 0, 0, 24])),
+        ([12, 0, 20, 0, 0, 0], None),
+        ([12, 1, 0, 0, 0, 0], None),
+    ];
+
+    #[test]
+    fn ipv4_errors_become_ipv6_errors() {
+        let (there, here) = (side(false, 1), side(true, 2));
+        for (from, to) in TO_V6 {
+            for (proto, quote) in PROTOS.iter().flat_map(|p| [8, 18, 99, 548].map(|n| (*p, n))) {
+                let [arrives, expected] = pair(proto, &there, &here, [from, to.unwrap_or_default()], quote);
+                let expected = to.map(|_| expected).ok_or(QuoteError::Untranslatable);
+                assert_eq!(run(&arrives, &onward(&here)), expected, "{from:?} {proto} {quote}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_router_without_mtu_gives_the_next_plateau() {
+        for (len, mtu) in
+            [(1493, 1512), (1492, 1280), (1500, 1512), (2003, 2022), (9000, 8186), (65535, 32020)]
+        {
+            let (there, here) = (side(false, 1), side(true, 2));
+            let mut quote = packet(Proto::Udp, there.us, there.peer, true, &[5; 100]);
+            let mut header = Ipv4Mut::new(&mut quote).unwrap();
+            header.set_total_len(len);
+            header.fill_checksum();
+            let e = error(there.router, there.us.ip(), 64, [3, 4, 0, 0, 0, 0], &quote);
+            let out = run(&e, &onward(&here)).unwrap();
+            assert_eq!(u32::from_be_bytes(out[44..48].try_into().unwrap()), mtu, "{len}");
+        }
+    }
+
+    /// The same from ICMPv6 to ICMP (RFC 7915 section 5.2).
+    const TO_V4: [([u8; 6], Option<[u8; 6]>); 29] = [
+        ([1, 0, 0, 0, 0, 0], Some([3, 1, 0, 0, 0, 0])),
+        ([1, 1, 0, 0, 0, 0], Some([3, 10, 0, 0, 0, 0])),
+        ([1, 2, 0, 0, 0, 0], Some([3, 1, 0, 0, 0, 0])),
+        ([1, 3, 0, 0, 0, 0], Some([3, 1, 0, 0, 0, 0])),
+        ([1, 4, 0, 0, 0, 0], Some([3, 3, 0, 0, 0, 0])),
+        ([1, 5, 0, 0, 0, 0], None),
+        ([2, 0, 0, 0, 5, 220], Some([3, 4, 0, 0, 5, 200])),
+        ([2, 0, 0, 0, 5, 0], Some([3, 4, 0, 0, 4, 236])),
+        ([2, 0, 0, 0, 4, 255], None),
+        ([2, 0, 0, 1, 0, 20], Some([3, 4, 0, 0, 255, 255])),
+        ([2, 0, 255, 255, 255, 255], Some([3, 4, 0, 0, 255, 255])),
+        ([3, 0, 0, 0, 0, 0], Some([11, 0, 0, 0, 0, 0])),
+        ([3, 1, 0, 0, 0, 0], Some([11, 1, 0, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 0], Some([12, 0, 0, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 1], Some([12, 0, 1, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 2], None),
+        ([4, 0, 0, 0, 0, 3], None),
+        ([4, 0, 0, 0, 0, 5], Some([12, 0, 2, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 6], Some([12, 0, 9, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 7], Some([12, 0, 8, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 8], Some([12, 0, 12, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 23], Some([12, 0, 12, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 39], Some([12, 0, 16, 0, 0, 0])),
+        ([4, 0, 0, 0, 0, 40], None),
+        ([4, 0, 0, 0, 1, 6], None),
+        ([4, 1, 0, 0, 0, 6], Some([3, 2, 0, 0, 0, 0])),
+        ([4, 2, 0, 0, 0, 40], None),
+        ([5, 0, 0, 0, 0, 0], None),
+        ([137, 0, 0, 0, 0, 0], None),
+    ];
+
+    #[test]
+    fn ipv6_errors_become_ipv4_errors_of_576_bytes_at_most() {
+        let (there, here) = (side(true, 1), side(false, 2));
+        for (from, to) in TO_V4 {
+            for (proto, quote) in PROTOS.iter().flat_map(|p| [8, 18, 99, 528, 529, 900].map(|n| (*p, n))) {
+                let header = [from, to.unwrap_or_default()];
+                let [arrives, _] = pair(proto, &there, &here, header, quote);
+                let [_, expected] = pair(proto, &there, &here, header, quote.min(528));
+                let expected = to.map(|_| expected).ok_or(QuoteError::Untranslatable);
+                assert_eq!(run(&arrives, &onward(&here)), expected, "{from:?} {proto} {quote}");
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_errors_have_1280_bytes_at_most() {
+        let (there, here) = (side(false, 1), side(true, 2));
+        let data = vec![5; 1400];
+        let quotes = [(there.us, there.peer), (here.peer, here.us)]
+            .map(|(s, d)| packet(Proto::Udp, s, d, false, &data));
+        let arrives = error(there.router, there.us.ip(), 64, [11, 0, 0, 0, 0, 0], &quotes[0]);
+        let expected = error(here.us.ip(), here.peer.ip(), 63, [3, 0, 0, 0, 0, 0], &quotes[1][..1232]);
+        assert_eq!(run(&arrives, &onward(&here)), Ok(expected));
+    }
+
+    #[test]
+    fn extensions_cross_families_when_type_and_size_allow() {
+        let structure = [0x20, 0, 0x12, 0x34, 0, 8, 1, 1, 1, 2, 3, 4];
+        let body = |src, dst, data: usize, size: usize, extended: bool| {
+            let mut q = packet(Proto::Udp, src, dst, false, &vec![5; data]);
+            if extended {
+                assert!(q.len() <= size);
+                q.resize(size, 0);
+                q.extend(structure);
+            } else {
+                q.truncate(size);
+            }
+            q
+        };
+        let (four, six) = (side(false, 1), side(true, 2));
+        // Data; IPv4's quote and IPv6's.
+        for (data, size4, size6) in [(20, 128, 128), (99, 128, 152), (101, 132, 152), (500, 528, 552)] {
+            let in4 = |kind, hops, from: IpAddr, to: IpAddr, src, dst| {
+                error(
+                    from,
+                    to,
+                    hops,
+                    [kind, 0, 0, (size4 / 4) as u8, 0, 0],
+                    &body(src, dst, data, size4, true),
+                )
+            };
+            let in6 = |kind, hops, from: IpAddr, to: IpAddr, src, dst| {
+                error(
+                    from,
+                    to,
+                    hops,
+                    [kind, 0, (size6 / 8) as u8, 0, 0, 0],
+                    &body(src, dst, data, size6, true),
+                )
+            };
+            let arrives = in4(11, 64, four.router, four.us.ip(), four.us, four.peer);
+            let expected = in6(3, 63, six.us.ip(), six.peer.ip(), six.peer, six.us);
+            assert_eq!(run(&arrives, &onward(&six)), Ok(expected), "{data}");
+            let arrives = in6(3, 64, six.router, six.us.ip(), six.us, six.peer);
+            let expected = in4(11, 63, four.us.ip(), four.peer.ip(), four.peer, four.us);
+            assert_eq!(run(&arrives, &onward(&four)), Ok(expected), "{data}");
+        }
+        // Too long together: the quote is worth more.
+        let quote = body(six.us, six.peer, 520, 568, true);
+        let arrives = error(six.router, six.us.ip(), 64, [3, 0, 71, 0, 0, 0], &quote);
+        let quote = body(four.peer, four.us, 520, 548, false);
+        let expected = error(four.us.ip(), four.peer.ip(), 63, [11, 0, 0, 0, 0, 0], &quote);
+        assert_eq!(run(&arrives, &onward(&four)), Ok(expected));
+        // No place for a length.
+        let arrives = error(
+            four.router,
+            four.us.ip(),
+            64,
+            [3, 2, 0, 32, 0, 0],
+            &body(four.us, four.peer, 20, 128, true),
+        );
+        let quote = body(six.peer, six.us, 20, 68, false);
+        let expected = error(six.us.ip(), six.peer.ip(), 63, [4, 1, 0, 0, 0, 6], &quote);
+        assert_eq!(run(&arrives, &onward(&six)), Ok(expected));
+    }
+
+    #[test]
+    fn quoted_fragments_cross_families() {
+        let (four, six) = (side(false, 1), side(true, 2));
+        let quote4 = |src, dst| {
+            let mut q = packet(Proto::Udp, src, dst, false, &[5; 40]);
+            let mut header = Ipv4Mut::new(&mut q).unwrap();
+            header.set_id(0x0708);
+            header.set_fragment(false, true, 0);
+            header.fill_checksum();
+            q
+        };
+        let quote6 = |src, dst| {
+            let mut q = packet(Proto::Udp, src, dst, false, &[5; 40]);
+            q[6] = 44;
+            q[5] += 8;
+            q.splice(40..40, [17, 0, 0, 1, 0, 0, 7, 8]);
+            q
+        };
+        let arrives = error(four.router, four.us.ip(), 64, [11, 0, 0, 0, 0, 0], &quote4(four.us, four.peer));
+        let expected = error(six.us.ip(), six.peer.ip(), 63, [3, 0, 0, 0, 0, 0], &quote6(six.peer, six.us));
+        assert_eq!(run(&arrives, &onward(&six)), Ok(expected));
+        let arrives = error(six.router, six.us.ip(), 64, [2, 0, 0, 0, 5, 0], &quote6(six.us, six.peer));
+        let expected =
+            error(four.us.ip(), four.peer.ip(), 63, [3, 4, 0, 0, 4, 228], &quote4(four.peer, four.us));
+        assert_eq!(run(&arrives, &onward(&four)), Ok(expected), "a fragment header's bytes count");
+    }
+
+    #[test]
+    fn what_is_no_error_or_ends_here_does_not_go_on() {
+        for v6 in [false, true] {
+            let (there, here) = (side(v6, 1), side(v6, 2));
+            for kind in 0..=255 {
+                let [arrives, _] = pair(Proto::Udp, &there, &here, [[kind, 0, 0, 0, 0, 0]; 2], 8);
+                assert_eq!(run(&arrives, &onward(&here)).is_ok(), is_error(v6, kind), "{kind}");
+            }
+            let [mut arrives, _] = pair(Proto::Udp, &there, &here, [[3, 0, 0, 0, 0, 0]; 2], 8);
+            let mixed = Onward { dst: side(!v6, 2).peer.ip(), ..onward(&here) };
+            assert_eq!(run(&arrives, &mixed), Err(QuoteError::Family));
+            let mixed = Onward { quoted_dst: side(!v6, 2).us, ..onward(&here) };
+            assert_eq!(run(&arrives, &mixed), Err(QuoteError::Family));
+            let mixed = Onward { quoted_src: side(!v6, 2).us, quoted_dst: side(!v6, 2).us, ..onward(&here) };
+            assert_eq!(run(&arrives, &mixed), Err(QuoteError::Family));
+            arrives[if v6 { 7 } else { 8 }] = 1;
+            assert_eq!(run(&arrives, &onward(&here)), Err(QuoteError::Expired));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_and_its_way_back_are_the_same_but_for_two_hops(
+            v6: bool, udp: bool, quote in 8usize..200, kind in 0usize..3,
+        ) {
+            let (there, here) = (side(v6, 1), side(v6, 2));
+            let proto = if udp { Proto::Udp } else { Proto::Tcp };
+            let kind = [if v6 { [1, 2, 3] } else { [3, 11, 12] }[kind], 0, 0, 0, 0, 0];
+            let [arrives, _] = pair(proto, &there, &here, [kind; 2], quote);
+            let there_again = Onward {
+                src: there.router,
+                dst: there.us.ip(),
+                quoted_src: there.us,
+                quoted_dst: there.peer,
+            };
+            let back = run(&run(&arrives, &onward(&here)).unwrap(), &there_again).unwrap();
+            let mut expected = arrives;
+            readdress(&mut expected, Ends::of(there.router, there.us.ip()).unwrap(), true).unwrap();
+            readdress(&mut expected, Ends::of(there.router, there.us.ip()).unwrap(), true).unwrap();
+            prop_assert_eq!(back, expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            v6: bool, to_v6: bool, udp: bool, size in 0usize..300, room in 0usize..1400, l4 in 0usize..100, good: bool,
+            kind in 1u8..13, changes in vec((0usize..120, any::<u8>()), 0..6),
+        ) {
+            let (there, here) = (side(v6, 1), side(to_v6, 2));
+            let proto = if udp { Proto::Udp } else { Proto::Tcp };
+            let [mut bytes, _] = pair(proto, &there, &here, [[kind, 0, 0, 0, 0, 0]; 2], 200);
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            // The quoted header's checksum hides what is behind it.
+            if !v6 && let Ok(mut header) = Ipv4Mut::new(&mut bytes[28..]) {
+                header.fill_checksum();
+            }
+            bytes.truncate(size.max(40));
+            let l4 = if good { header_len(v6) } else { l4 };
+            let mut out = vec![0; room];
+            let _ = quoted(&bytes, l4);
+            if let Ok(n) = translate(&bytes, l4, &onward(&here), &mut out) {
+                prop_assert!(n <= room);
+            }
+        }
+
+        #[test]
+        fn nor_do_arbitrary_ones(bytes in vec(any::<u8>(), 0..200), l4 in 0usize..70, v6: bool, to_v6: bool) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = if v6 { 0x60 } else { 0x45 };
+            }
+            let mut out = [0; 1280];
+            let _ = quoted(&bytes, l4);
+            let _ = translate(&bytes, l4, &onward(&side(to_v6, 2)), &mut out);
+        }
     }
 }

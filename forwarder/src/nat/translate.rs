@@ -172,7 +172,7 @@ mod tests {
             );
         }
         for (more, offset) in [(false, 0), (true, 0), (true, 180), (false, 8191)] {
-            let [o0, o1] = (offset << 3 | u16::from(more)).to_be_bytes();
+            let [o0, o1] = ((offset << 3) | u16::from(more)).to_be_bytes();
             let bytes = [&v6(1448, 0xb9, 64, 44, A6, B6)[..], &[17, 0, o0, o1, 1, 2, 3, 4]].concat();
             let ip = Ipv6::parse_quoted(&bytes).unwrap();
             let header = to_v4(&ip, &ip.upper().unwrap(), A4, B4, 0x0708);

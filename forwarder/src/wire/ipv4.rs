@@ -206,7 +206,7 @@ impl<'a> Ipv4Mut<'a> {
     pub fn set_fragment(&mut self, dont_fragment: bool, more: bool, offset: u16) {
         let dont = if dont_fragment { DONT_FRAGMENT } else { 0 };
         let more = if more { MORE_FRAGMENTS } else { 0 };
-        self.put(6, (dont | more | offset / 8).to_be_bytes());
+        self.put(6, (dont | more | (offset / 8)).to_be_bytes());
     }
 
     /// Sets the length of header and payload in bytes.

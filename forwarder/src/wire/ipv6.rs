@@ -200,8 +200,8 @@ impl<'a> Ipv6Mut<'a> {
     /// Sets the traffic class.
     #[inline]
     pub fn set_traffic_class(&mut self, class: u8) {
-        self.fixed[0] = 0x60 | class >> 4;
-        self.fixed[1] = class << 4 | self.fixed[1] & 0x0f;
+        self.fixed[0] = 0x60 | (class >> 4);
+        self.fixed[1] = (class << 4) | (self.fixed[1] & 0x0f);
     }
 
     /// Sets the payload length in bytes.
