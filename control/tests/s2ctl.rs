@@ -69,6 +69,8 @@ fn what_is_asked_is_what_was_said() {
                     target: "[fd00::2]:2".parse().unwrap(),
                     from: vec!["fd00::/8".parse().unwrap(), "fe00::/8".parse().unwrap()],
                     max_conns: None,
+                    mss_clamp: None,
+                    hairpin: false,
                     lease: None,
                 },
             },

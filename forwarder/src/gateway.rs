@@ -489,11 +489,14 @@ impl Gateway {
                 "source and destination are of different address families",
             ));
         };
-        let checked = admit::check_addresses(&self.net, tuple.port, tuple.src.ip(), tuple.dst.ip());
+        let hairpin = self.state().flows.values().any(|entry| entry.flow.spec.hairpin);
+        let checked = admit::check_addresses(&self.net, tuple.port, tuple.src.ip(), tuple.dst.ip(), hairpin);
         if let Err(reason) = checked.and_then(|()| admit::check_tuple(&tuple)) {
             return Ok(refused(e, reason));
         }
-        e.steps.push(format!("{} is an address of port {port}, and the source may be one", tuple.dst.ip()));
+        let owner = self.net.owner(tuple.dst.ip()).and_then(|i| self.net.ports.get(usize::from(i)));
+        let owner = owner.map_or(port, |p| &p.name);
+        e.steps.push(format!("{} is an address of port {owner}, and the source may be one", tuple.dst.ip()));
         for worker in &self.workers {
             let Some(Command::Probe { found, .. }) = worker.ask(Command::Probe { key, found: None }) else {
                 return Err(silent(worker.index));

@@ -367,7 +367,10 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
 fn mbufs(ports: usize, workers: usize) -> u32 {
     let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
     let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
-    (queues + on_their_way + workers * (2 * CACHE as usize + 2048)) as u32
+    (queues
+        + on_their_way
+        + workers * (2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS))
+        as u32
 }
 
 fn pci(device: &DeviceName) -> Option<String> {

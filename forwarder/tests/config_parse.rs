@@ -398,6 +398,8 @@ fn a_flow_from_the_socket_passes_the_same_checks() {
         target: "198.51.100.1:5000".parse().unwrap(),
         from: vec!["10.0.0.0/24".parse().unwrap()],
         max_conns: None,
+        mss_clamp: None,
+        hairpin: false,
         lease: Some(60),
     };
     assert_eq!(validate_flow(&config.network(), &good), Ok(()));

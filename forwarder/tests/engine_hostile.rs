@@ -139,7 +139,9 @@ fn cases(conns: &[Conn]) -> Vec<Case> {
         for (name, bits) in
             [("first", [0x20, 0]), ("middle", [0x20, 0x10]), ("last", [0, 0x10]), ("tiny offset", [0, 1])]
         {
-            c.bytes(format!("{name} fragment"), conn, Fragment, |f| f[l3 + 6..l3 + 8].copy_from_slice(&bits));
+            c.bytes(format!("{name} fragment"), conn, FragmentTiny, |f| {
+                f[l3 + 6..l3 + 8].copy_from_slice(&bits)
+            });
         }
         for ttl in [0, 1] {
             c.fields(format!("ttl {ttl}"), conn, TtlExpired, |p| p.ttl = ttl);
@@ -216,7 +218,7 @@ fn cases(conns: &[Conn]) -> Vec<Case> {
             ("hop-by-hop", 0, Ipv6Extension),
             ("routing", 43, Ipv6Extension),
             ("destination options", 60, Ipv6Extension),
-            ("fragment", 44, Fragment),
+            ("fragment", 44, FragmentTiny),
             ("no next header", 59, ProtocolUnsupported),
             ("esp", 50, ProtocolUnsupported),
             ("authentication", 51, ProtocolUnsupported),

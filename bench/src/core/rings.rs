@@ -73,6 +73,8 @@ pub(super) fn flow(n: u16) -> Result<FlowSpec> {
         target: (Ipv4Addr::new(10, 2, 0, 2), FIRST_PORT + n).into(),
         from: vec!["172.16.0.0/12".parse()?],
         max_conns: None,
+        mss_clamp: None,
+        hairpin: false,
         lease: None,
     })
 }

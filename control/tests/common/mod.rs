@@ -68,6 +68,8 @@ pub(crate) fn spec() -> FlowSpec {
         target: "192.0.2.9:5002".parse().unwrap(),
         from: vec!["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap()],
         max_conns: Some(8),
+        mss_clamp: None,
+        hairpin: false,
         lease: Some(3600),
     }
 }

@@ -79,9 +79,80 @@ pub struct FlowSpec {
     /// Most connections at once; none means only the table's size limits them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
+    /// Largest segment that either end of a TCP connection may announce; none leaves their announcements alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_clamp: Option<MssClamp>,
+    /// Whether clients may open the listen address from behind another port than the one that has it (hairpinning, RFC 4787
+    /// section 6).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hairpin: bool,
     /// Seconds the flow lives without renewal; none means for ever. In TOML and on the command line `1h`, `90s`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "lease")]
     pub lease: Option<u64>,
+}
+
+/// What a TCP connection's maximum segment size is lowered to (RFC 9293 section 3.7.1, RFC 6691). On the wire and in TOML a
+/// number of bytes or `"auto"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What fits the smaller MTU of the two ports.
+    Auto,
+    /// This many bytes of TCP payload.
+    Bytes(u16),
+}
+
+impl MssClamp {
+    /// The bytes that may be asked for: below the least that every host takes nothing is gained (RFC 879).
+    pub const RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;
+}
+
+impl std::fmt::Display for MssClamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MssClamp::Auto => f.write_str("auto"),
+            MssClamp::Bytes(bytes) => write!(f, "{bytes}"),
+        }
+    }
+}
+
+impl std::str::FromStr for MssClamp {
+    type Err = String;
+
+    /// `auto`, or bytes within [`MssClamp::RANGE`].
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(MssClamp::Auto);
+        }
+        text.parse().ok().filter(|n| Self::RANGE.contains(n)).map(MssClamp::Bytes).ok_or_else(|| {
+            let (least, most) = (Self::RANGE.start(), Self::RANGE.end());
+            format!("{text:?} is no segment size; give bytes from {least} to {most}, or \"auto\"")
+        })
+    }
+}
+
+impl Serialize for MssClamp {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MssClamp::Auto => s.serialize_str("auto"),
+            MssClamp::Bytes(bytes) => s.serialize_u16(*bytes),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MssClamp {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Bytes(u64),
+            Text(String),
+        }
+        let text = match Raw::deserialize(d)? {
+            Raw::Bytes(bytes) => bytes.to_string(),
+            Raw::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Reads a lease as seconds or as a humantime string, writes seconds.

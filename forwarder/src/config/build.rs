@@ -15,7 +15,7 @@ use super::{
     Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits, NeighborConfig, Network,
     PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
 };
-use crate::api::{FlowSpec, Proto, lease};
+use crate::api::{FlowSpec, MssClamp, Proto, lease};
 use crate::io::{MAX_PORTS, PortIndex};
 
 /// Longest path a Unix socket's address holds, without the terminating zero.
@@ -411,6 +411,8 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
     let from = section.list("from", prefix);
     section.require_items("from", "list the prefixes that may open connections, such as [\"10.1.0.0/16\"]");
     let max_conns = section.number("max_conns", 1..=u32::MAX);
+    let mss_clamp = section.number_or_text("mss_clamp", MssClamp::RANGE, MssClamp::Bytes, str::parse);
+    let hairpin = section.flag("hairpin").unwrap_or(false);
     let lease = section.text("lease", lease::parse);
     Some(FlowSpec {
         name: name?.value,
@@ -419,6 +421,8 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
         target: target?.value,
         from: from.into_iter().map(|p| p.value).collect(),
         max_conns,
+        mss_clamp,
+        hairpin,
         lease: lease.map(|l| l.value),
     })
 }

@@ -340,7 +340,7 @@ impl Relay<'_> {
     #[inline(always)]
     fn way<const L3: usize>(&self, found: Found) -> Option<Way<'_>> {
         let half = self.table.halves.get(found.index())?;
-        let adjacency = self.adjacencies.get(usize::from(half.next_hop))?;
+        let adjacency = self.adjacencies.get(usize::from(half.fast_hop))?;
         let flow = self.counters.flows.get(half.flow as usize)?;
         if self.versions.get(half.flow as usize)? != &half.version {
             return None;

@@ -10,6 +10,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::{Engine, Parts, Timeouts, peers};
 use crate::config::Config;
 use crate::counters::WorkerCounters;
+use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::{FlowSet, HashKey, SourcePorts, Steering, toeplitz};
 use crate::io::PacketBuf;
 use crate::neighbor::NeighborTable;
@@ -70,6 +71,8 @@ pub fn engines<B: PacketBuf>(
             },
             peers,
             steering: Arc::clone(&steering),
+            fragments: Fragments::new(seed(), worker, workers),
+            pairs: Pairs::new(seed()),
         })
         .map_err(|e| anyhow!("no memory for limits.connections = {connections} ({e}); lower it"))
     });

@@ -511,6 +511,11 @@ impl<B> Fragments<B> {
         self.give_up_orphans(give_up);
     }
 
+    /// A new identification for pieces that the relay makes itself (RFC 6864): 16 bits for IPv4, 32 for IPv6; never 0.
+    pub fn fresh_id(&mut self, v6: bool) -> u32 {
+        self.ids[usize::from(v6)].draw()
+    }
+
     /// Packets here now.
     #[must_use]
     pub fn held(&self) -> usize {

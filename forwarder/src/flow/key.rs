@@ -43,6 +43,39 @@ pub struct Key {
     pub tag: u8,
 }
 
+impl Addrs {
+    /// The words of two addresses; none when the families differ.
+    pub fn of(src: IpAddr, dst: IpAddr) -> Option<Self> {
+        match (src, dst) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                Some(Addrs::V4(u64::from(word4(s)) | u64::from(word4(d)) << 32))
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => Some(Addrs::V6(word16(s), word16(d))),
+            _ => None,
+        }
+    }
+
+    /// Source and destination.
+    pub fn ends(&self) -> (IpAddr, IpAddr) {
+        match *self {
+            Addrs::V4(words) => (addr4(words as u32), addr4((words >> 32) as u32)),
+            Addrs::V6(src, dst) => (addr16(src), addr16(dst)),
+        }
+    }
+}
+
+impl Key {
+    /// The port of arrival.
+    pub fn port(&self) -> PortIndex {
+        self.tag & tag::PORT
+    }
+
+    /// Is it IPv6?
+    pub fn is_v6(&self) -> bool {
+        self.tag & tag::V6 != 0
+    }
+}
+
 /// What the hash takes beside the addresses.
 #[inline(always)]
 pub fn rest(ports: u32, tag: u8) -> u64 {
@@ -96,11 +129,8 @@ pub fn word2(port: u16) -> u16 {
 impl Tuple {
     /// The key the fast path would read; none when the families differ.
     pub fn key(&self) -> Option<Key> {
-        let (addrs, family) = match (self.src.ip(), self.dst.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => (Addrs::V4(u64::from(word4(s)) | u64::from(word4(d)) << 32), 0),
-            (IpAddr::V6(s), IpAddr::V6(d)) => (Addrs::V6(word16(s), word16(d)), tag::V6),
-            _ => return None,
-        };
+        let addrs = Addrs::of(self.src.ip(), self.dst.ip())?;
+        let family = if self.src.is_ipv6() { tag::V6 } else { 0 };
         let protocol = match self.proto {
             Proto::Tcp => tag::TCP,
             Proto::Udp => 0,

@@ -36,6 +36,12 @@ pub trait PacketBuf: Sized {
     fn head(&self) -> &[u8];
     /// The same, to rewrite in place.
     fn head_mut(&mut self) -> &mut [u8];
+    /// Copies bytes from `at` on, wherever they lie. False when the frame ends before `to` is full.
+    #[must_use]
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        let from = at.checked_add(to.len()).and_then(|end| self.head().get(at..end));
+        from.map(|from| to.copy_from_slice(from)).is_some()
+    }
     /// Length of the whole frame in bytes, over all segments.
     fn frame_len(&self) -> usize;
     /// Drops `n` bytes from the front. False (and nothing done) when the first segment is shorter.

@@ -444,6 +444,8 @@ pub fn flow(name: &str, proto: Proto, listen: &str, target: &str, from: &str) ->
         target: addr(target),
         from: from.split(',').map(|p| p.parse().unwrap()).collect(),
         max_conns: None,
+        mss_clamp: None,
+        hairpin: false,
         lease: None,
     }
 }

@@ -128,7 +128,7 @@ fn parse(port: u8, f: &[u8]) -> Result<Parsed, Verdict> {
             (src, dst) = (address(12).into(), address(16).into());
             check_addresses(port, src, dst)?;
             check(!to_group, MulticastDestination)?;
-            check(be(ip, 6) & 0x3fff == 0, Fragment)?;
+            check(be(ip, 6) & 0x3fff == 0, FragmentTiny)?;
             let mut options = &ip[20..header];
             while !options.is_empty() && options[0] != 0 {
                 let len = if options[0] == 1 { 1 } else { usize::from(*options.get(1).unwrap_or(&0)) };
@@ -233,7 +233,7 @@ fn check_extensions(mut next: u8, mut rest: &[u8]) -> Result<(), Verdict> {
         next = rest[0];
         rest = &rest[len..];
     }
-    check(!fragment, Fragment)?;
+    check(!fragment, FragmentTiny)?;
     check(!any, Ipv6Extension)
 }
 

@@ -104,6 +104,8 @@ fn one_flow(flow: &FlowInfo) -> String {
         ("origin", if flow.configured { "configuration" } else { "control socket" }.to_owned()),
         ("connections", flow.connections.to_string()),
         ("most connections", or_dash(&spec.max_conns)),
+        ("segment size at most", or_dash(&spec.mss_clamp)),
+        ("hairpin", if spec.hairpin { "yes" } else { "no" }.to_owned()),
         ("admitted", flow.admitted.to_string()),
         ("refused", flow.refused.to_string()),
         ("to target", count(flow.to_target)),
