@@ -29,6 +29,19 @@ void s2_free(struct rte_mbuf *m)
 	rte_pktmbuf_free(m);
 }
 
+bool s2_read(const struct rte_mbuf *m, uint32_t offset, uint32_t length, void *to)
+{
+	const void *from;
+
+	if (offset > rte_pktmbuf_pkt_len(m) || length > rte_pktmbuf_pkt_len(m) - offset)
+		return false;
+	/* Points into the frame when the bytes lie together, else at the copy. */
+	from = rte_pktmbuf_read(m, offset, length, to);
+	if (from != NULL && from != to)
+		memcpy(to, from, length);
+	return from != NULL;
+}
+
 unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n)
 {
 	return rte_ring_enqueue_burst(ring, (void *const *)in, n, NULL);

@@ -66,6 +66,8 @@ struct rte_mempool *s2_pool_create(const char *name, unsigned int n, unsigned in
 /* n mbufs with their fields reset, or none of them and a negative value. */
 int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int n);
 void s2_free(struct rte_mbuf *m);
+/* Copies bytes of a frame, over its segments. False, and nothing written, when it has fewer. */
+bool s2_read(const struct rte_mbuf *m, uint32_t offset, uint32_t length, void *to);
 unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n);
 unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsigned int n);
 

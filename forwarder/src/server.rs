@@ -15,6 +15,7 @@ use anyhow::{Result, anyhow};
 use crate::config::{Config, Device as DeviceName};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, HANDOVER, engines};
+use crate::flow::fragments;
 use crate::flow::steering::How;
 use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::TX_BATCH;

@@ -156,8 +156,8 @@ impl<B: PacketBuf> Engine<B> {
             fragments: parts.fragments,
             pairs: parts.pairs,
             taken_over: false,
-            echoes: Allowance::default(),
-            own_errors: Allowance::default(),
+            echoes: Allowance::new(),
+            own_errors: Allowance::new(),
             scratch: vec![0; errors::SCRATCH].into(),
         })
     }
