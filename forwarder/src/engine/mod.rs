@@ -14,6 +14,7 @@ mod fast;
 mod output;
 mod peers;
 mod refused;
+mod shared;
 mod slow;
 mod start;
 mod sweep;
@@ -38,9 +39,11 @@ use crate::nat::apply;
 use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
 use crate::net::Network;
 use crate::sync::Reader;
+use crate::wire::eth::{self, Frame};
 use crate::wire::tcp;
-use fast::{Expect, Lane, TAGGED, UNTAGGED, Unsent};
+use fast::{Expect, Lane, STACKED, TAGGED, UNTAGGED, Unsent};
 use refused::Refused;
+use shared::Shared;
 
 /// Most packets that wait for next hops to answer, and for any one of them.
 const PENDING: usize = 512;
@@ -109,6 +112,7 @@ pub struct Engine<B> {
     steering: Arc<[Steering]>,
     now: Millis,
     expect: Vec<Expect>,
+    shared: Shared,
     lanes: [Lane; BURST],
     refused: Refused,
     pending: Vec<Pending<B>>,
@@ -128,7 +132,11 @@ impl<B: PacketBuf> Engine<B> {
     /// # Errors
     /// The system does not give the memory.
     pub fn new(parts: Parts<B>) -> io::Result<Self> {
-        let expect = (0..).zip(&parts.net.ports).map(|(i, p)| Expect::new(i, p.mac, p.vlan)).collect();
+        let shared = Shared::new(&parts.net);
+        let expect = (0..)
+            .zip(&parts.net.ports)
+            .map(|(i, p)| Expect::new(i, p.mac, p.tags, shared.is_shared(i)))
+            .collect();
         let ports_l2 = parts.net.ports_l2();
         Ok(Self {
             table: ConnTable::new(parts.connections, parts.hash)?,
@@ -143,6 +151,7 @@ impl<B: PacketBuf> Engine<B> {
             steering: parts.steering,
             now: 0,
             expect,
+            shared,
             lanes: [Lane::SLOW; BURST],
             refused: Refused::new(),
             pending: Vec::with_capacity(PENDING),
@@ -160,9 +169,24 @@ impl<B: PacketBuf> Engine<B> {
         self.table.populate();
     }
 
-    /// Passes a burst that arrived at `port` through the engine; `burst` is empty afterwards.
+    /// Passes a burst that arrived at the device of `port`, its first one, through the engine; `burst` is empty afterwards.
     #[inline]
     pub fn process<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
+        if self.expect[usize::from(port)].shared {
+            self.process_shared(edge, port, burst);
+        } else {
+            self.process_one(edge, port, burst);
+        }
+    }
+
+    /// The same for frames of one port.
+    #[inline]
+    fn process_one<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
@@ -181,9 +205,10 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) -> u64 {
-        match self.expect[usize::from(port)].vlan {
-            None => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
-            Some(_) => self.relay_at::<TAGGED, IO>(edge, port, burst),
+        match usize::from(self.expect[usize::from(port)].l3) {
+            UNTAGGED => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
+            TAGGED => self.relay_at::<TAGGED, IO>(edge, port, burst),
+            _ => self.relay_at::<STACKED, IO>(edge, port, burst),
         }
     }
 
@@ -280,7 +305,7 @@ impl<B: PacketBuf> Engine<B> {
         } else {
             Addrs::V4(lane.key[0])
         };
-        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag() };
+        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag(), port };
         match self.table.find_hashed(lane.hash, &key) {
             Some(found) if self.still_allowed(found.conn()) => {
                 let plain = Plain { found, l3: L3 as u8, header_len: IP4_HEADER as u8, flags: lane.flags };
@@ -377,11 +402,18 @@ impl<B: PacketBuf> Engine<B> {
             return self.await_neighbor(edge, pending);
         }
         let (l2_len, l3) = (usize::from(adjacency.l2_len), usize::from(pending.l3));
+        // The header it came with still lies before the packet.
+        let came = Frame::parse(pending.packet.head()).ok().filter(|frame| frame.l3 == l3);
         let fits =
             if l2_len <= l3 { pending.packet.pull(l3 - l2_len) } else { pending.packet.push(l2_len - l3) };
         let header = adjacency.l2.get(..l2_len);
         match (fits, pending.packet.head_mut().get_mut(..l2_len), header) {
-            (true, Some(to), Some(from)) => to.copy_from_slice(from),
+            (true, Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                if let Some(came) = came.filter(|_| l2_len > UNTAGGED) {
+                    eth::keep_priority(to, came.tags);
+                }
+            }
             _ => return self.drop(edge, pending.port, pending.packet, DropReason::NoHeadroom),
         }
         let bytes = pending.packet.frame_len() as u64;
