@@ -399,6 +399,7 @@ impl Gateway {
                 addresses: config.addresses.clone(),
                 mtu: config.mtu,
                 vlan: config.vlan,
+                outer_vlan: config.outer_vlan,
                 gateway: config.gateway.clone(),
                 queues: status.queues,
                 steering: self.steering(i).to_string(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use crate::config::{Config, Device as DeviceName};
+use crate::config::{Config, Device as DeviceName, PortConfig};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, HANDOVER, engines};
 use crate::flow::fragments;
@@ -23,6 +23,7 @@ use crate::net::Network;
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
+use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
 
@@ -94,19 +95,28 @@ impl Server {
         let service = Service::bind(&config.service)?;
         let config = Arc::new(config);
         let workers = placement.workers.len();
-        let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        let (count, data_room) = (mbufs(config.ports.len(), workers), dpdk::data_room_for(mtu));
+        let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
+        let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
+        let count = mbufs(devices.len(), config.ports.len(), workers);
+        let data_room = dpdk::data_room_for(mtu);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
             memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
             main_core: placement.main,
-            pci: config.ports.iter().filter_map(|p| pci(&p.device)).collect(),
+            pci: devices.iter().filter_map(|ports| pci(&ports.first()?.device)).collect(),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
         let node = placement.port_nodes.iter().flatten().next().copied();
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
 
-        let (cores, (ports, queues)) = open_for(&eal, &config, placement, &pool)?;
+        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
+        // The device of every port.
+        let ports = config.ports.iter().map(|p| {
+            let device = config.first_of_device(p);
+            opened.iter().find(|o| o.index() == device).map(Arc::clone)
+        });
+        let ports: Vec<Arc<Port>> =
+            ports.collect::<Option<_>>().ok_or_else(|| anyhow!("a port has no device"))?;
         let macs: Vec<Mac> = ports.iter().map(|p| Mac(p.mac())).collect();
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
@@ -117,7 +127,7 @@ impl Server {
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
         for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&cores).enumerate() {
-            let io = DpdkIo::new(queues, Arc::clone(&pool));
+            let io = DpdkIo::shared(queues, Arc::clone(&pool), &net.devices());
             let (worker, handle) = Worker::new(
                 engine,
                 io,
@@ -194,7 +204,7 @@ impl Drop for Server {
     }
 }
 
-/// Ports, and of each worker its queues.
+/// A port for each device, and of each worker its queues.
 type Opened = (Vec<Arc<Port>>, Vec<Vec<Queue>>);
 
 /// Opens the ports for the workers placed. Where these were not listed they are one when a device does not bring packets to
@@ -229,22 +239,24 @@ fn open_for(
 fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, p) in (0..).zip(&config.ports) {
+    for shared in config.devices() {
+        let Some(first) = shared.first() else { continue };
+        let addresses: Vec<ipnet::IpNet> = shared.iter().flat_map(|p| &p.addresses).copied().collect();
         let settings = PortSettings {
-            index,
-            name: p.name.clone(),
-            device: p.device.clone(),
+            index: config.first_of_device(first),
+            name: first.name.clone(),
+            device: first.device.clone(),
             queues: workers as u16,
-            mtu: p.mtu,
+            mtu: device_mtu(&shared),
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
-            multicast: multicast(&p.addresses),
-            vlan: p.vlan,
+            multicast: multicast(&addresses),
+            tags: shared.iter().map(|p| p.tags()).collect(),
             one_pool: true,
             steer: Some(Steer {
                 source_ports: config.limits.source_ports.clone(),
-                v4: p.addresses.iter().any(|a| a.addr().is_ipv4()),
-                v6: p.addresses.iter().any(|a| a.addr().is_ipv6()),
+                v4: addresses.iter().any(|a| a.addr().is_ipv4()),
+                v6: addresses.iter().any(|a| a.addr().is_ipv6()),
             }),
         };
         let (port, opened) = Port::open(eal, settings, pool)?;
@@ -364,9 +376,20 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
     });
 }
 
+/// Largest layer 3 packet of a device with these ports. Devices and kernels leave room for one 802.1Q tag beside it; what more
+/// the frames of a port have counts as a part of the packet.
+fn device_mtu(ports: &[&PortConfig]) -> u16 {
+    let mtu = |p: &&PortConfig| match (p.outer_vlan, p.vlan) {
+        (None, _) => p.mtu,
+        (Some(_), None) => p.mtu + TAG as u16,
+        (Some(_), Some(_)) => p.mtu + 2 * TAG as u16,
+    };
+    ports.iter().map(mtu).max().unwrap_or(1500)
+}
+
 /// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(ports: usize, workers: usize) -> u32 {
-    let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
+fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
+    let queues = workers * (devices * 2 * usize::from(DESCRIPTORS) + ports * TX_BATCH);
     let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
     (queues
         + on_their_way

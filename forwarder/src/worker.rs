@@ -1,4 +1,4 @@
-//! A worker: the loop that polls one queue of every port, and the mailbox by which the service asks it things.
+//! A worker: the loop that polls one queue of every device, and the mailbox by which the service asks it things.
 //!
 //! A turn of the loop takes what is there, sends it, and only then looks at the clock's work and the mailbox. It never waits
 //! to fill a burst. In the mailbox all memory belongs to the service: the worker fills what it was given and gives it back.
@@ -106,7 +106,8 @@ pub struct Worker<IO: PacketIo, C> {
     io: IO,
     out: Output<IO::Buf>,
     burst: Burst<IO::Buf>,
-    ports: PortIndex,
+    /// The first port of every device.
+    polled: Vec<PortIndex>,
     mailbox: Arc<Mailbox>,
     clock: C,
     stop: StopFlag,
@@ -137,14 +138,16 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             mailbox: Arc::clone(&mailbox),
             asking: Mutex::new(0),
         };
-        let ports = engine.net().ports.len();
+        let net = engine.net();
+        let ports = net.ports.len();
+        let polled = (0..).zip(&net.ports).filter(|(i, p)| p.device == *i).map(|(i, _)| i).collect();
         let worker = Self {
             engine,
             counters,
             io,
             out: Output::new(ports),
             burst: Burst::new(),
-            ports: ports as PortIndex,
+            polled,
             mailbox,
             next_ms: clock.ticks() + clock.ticks_per_ms(),
             now: 0,
@@ -182,7 +185,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         let mut received = 0;
         let counters = &*self.counters;
         let mut edge = Edge { io: &mut self.io, out: &mut self.out };
-        for port in 0..self.ports {
+        for &port in &self.polled {
             let n = edge.io.rx(port, &mut self.burst);
             if n > 0 {
                 received += n;

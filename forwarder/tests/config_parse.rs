@@ -252,6 +252,16 @@ fn every_mistake_has_its_line_key_and_mend() {
             "1 to 4094",
         ),
         (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\nouter_vlan = 0",
+            "s2ds.toml:17: port[2].outer_vlan: ",
+            "1 to 4094",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"af_packet:veth0\"\naddresses = [\"10.5.0.1/24\"]\nvlan = 120",
+            "s2ds.toml:15: port[2].device: ",
+            "port \"lan\" already, which has the same tags",
+        ),
+        (
             "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\ngateway = \"10.6.0.1\"",
             "s2ds.toml:17: port[2].gateway: ",
             "10.5.0.0/24",
@@ -435,4 +445,45 @@ proptest! {
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }
+}
+
+/// Ports that differ in a tag may share a device; its queues are said once.
+#[test]
+fn ports_share_a_device_when_their_tags_differ() {
+    let port = |n: usize, device: &str, more: &str| {
+        format!("[[port]]\nname = \"p{n}\"\ndevice = \"{device}\"\naddresses = [\"10.{n}.0.1/24\"]\n{more}\n")
+    };
+    let all = [
+        port(0, "tap:a", "mtu = 9000"),
+        port(1, "tap:b", "vlan = 30"),
+        port(2, "tap:a", "vlan = 30\nqueues = 2"),
+        port(3, "tap:a", "outer_vlan = 30"),
+        port(4, "tap:a", "outer_vlan = 30\nvlan = 30\nqueues = 2"),
+        port(5, "tap:a", "outer_vlan = 31\nvlan = 30"),
+    ]
+    .concat();
+    let config = Config::parse(&all, "s2ds.toml").unwrap();
+    let devices: Vec<Vec<&str>> =
+        config.devices().map(|ports| ports.iter().map(|p| p.name.as_str()).collect()).collect();
+    assert_eq!(devices, [vec!["p0", "p2", "p3", "p4", "p5"], vec!["p1"]]);
+    let firsts: Vec<u8> = config.ports.iter().map(|p| config.first_of_device(p)).collect();
+    assert_eq!(firsts, [0, 1, 0, 0, 0, 0]);
+    let text = config.describe();
+    let line = text.lines().find(|l| l.starts_with("p5")).unwrap();
+    assert!(line.contains("31") && line.contains("30"), "{line}");
+
+    let problem = |more: &str| {
+        Config::parse(&(all.clone() + more), "s2ds.toml").map(|_| ()).map_err(|e| e.to_string()).unwrap_err()
+    };
+    let again = problem(&port(6, "tap:a", "vlan = 30\nouter_vlan = 30"));
+    assert!(again.contains("port[6].device: tap:a belongs to port \"p4\" already"), "{again}");
+    let queues = problem(&port(6, "tap:a", "vlan = 31\nqueues = 3"));
+    assert!(queues.contains("port[6].queues: 3 differs from what port \"p2\" says"), "{queues}");
+
+    let many = |devices: usize| (0..devices).map(|n| port(n, &format!("tap:t{n}"), "")).collect::<String>();
+    assert!(Config::parse(&many(16), "s2ds.toml").is_ok());
+    let error = Config::parse(&many(17), "s2ds.toml").unwrap_err().to_string();
+    assert!(error.contains("port[16].device: is one device too many; at most 16"), "{error}");
+    let error = Config::parse(&(many(16) + &port(16, "tap:t3", "vlan = 5")), "s2ds.toml");
+    assert!(error.is_ok(), "a port of a device that is there");
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::packet::{ACK, Body, Packet, SYN, addr, fix_ip4, fix_transport, host_mac, internet_checksum, read, tcp};
+use common::packet::{
+    ACK, Body, Packet, SYN, addr, fix_ip4, fix_transport, host_mac, internet_checksum, read, tcp,
+};
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, flow};
 use forwarder::api::{FlowSpec, MssClamp, Proto, Request};
 use forwarder::engine::DropReason;
@@ -40,7 +42,15 @@ fn open(rig: &mut Rig, proto: Proto, client: &str, listen: &str, out: u8, target
     let got = read(&sent);
     assert_eq!((got.dst, got.ttl), (addr(target), 60));
     assert_eq!(&sent[..6], &host_mac(addr(target).ip()), "the target's own MAC address");
-    Conn { proto, client: addr(client), listen: addr(listen), source: got.src, target: addr(target), port: LAN, out }
+    Conn {
+        proto,
+        client: addr(client),
+        listen: addr(listen),
+        source: got.src,
+        target: addr(target),
+        port: LAN,
+        out,
+    }
 }
 
 #[test]
@@ -56,10 +66,16 @@ fn datagrams_and_segments_are_translated_both_ways() {
             for payload in [&b""[..], b"x", b"some bytes of data", &[0xa5; 1200]] {
                 let there = conn.by_client(body.clone(), payload);
                 let got = read(&rig.pass(LAN, &there.build(), WAN));
-                assert_eq!((got.src, got.dst, got.ttl, got.payload), (conn.source, conn.target, 60, payload.to_vec()));
+                assert_eq!(
+                    (got.src, got.dst, got.ttl, got.payload),
+                    (conn.source, conn.target, 60, payload.to_vec())
+                );
                 let back = conn.by_target(body.clone(), payload);
                 let got = read(&rig.pass(WAN, &back.build(), LAN));
-                assert_eq!((got.src, got.dst, got.ttl, got.payload), (conn.listen, conn.client, 60, payload.to_vec()));
+                assert_eq!(
+                    (got.src, got.dst, got.ttl, got.payload),
+                    (conn.listen, conn.client, 60, payload.to_vec())
+                );
             }
         }
     }
@@ -150,7 +166,8 @@ fn fragments_are_translated_and_reassemble() {
         let whole = conn.by_client(Body::Udp { checksum: true }, &payload).build();
         let pieces = fragments(&whole, &[1208, 1208, 592]);
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-            let pieces: Vec<Vec<u8>> = order.iter().map(|i| with_id(&pieces[*i], 77 + order[0] as u16)).collect();
+            let pieces: Vec<Vec<u8>> =
+                order.iter().map(|i| with_id(&pieces[*i], 77 + order[0] as u16)).collect();
             rig.send(LAN, &pieces);
             let sent = rig.take(WAN);
             assert_eq!(sent.len(), 3, "{:?}", rig.drops());
@@ -164,7 +181,9 @@ fn fragments_are_translated_and_reassemble() {
 #[test]
 fn what_may_be_fragmented_is_cut_to_1280_towards_ipv6() {
     let mut rig = rig();
-    for (out, listen, target) in [(WAN, "10.0.0.1:5000", "[fd00:1::2]:6000"), (SMALL, "10.0.0.1:5002", "[fd00:3::2]:6002")] {
+    for (out, listen, target) in
+        [(WAN, "10.0.0.1:5000", "[fd00:1::2]:6000"), (SMALL, "10.0.0.1:5002", "[fd00:3::2]:6002")]
+    {
         let conn = open(&mut rig, Proto::Udp, "10.0.0.2:4000", listen, out, target);
         let payload: Vec<u8> = (0..1400u32).map(|i| (i * 3) as u8).collect();
         let mut frame = conn.by_client(Body::Udp { checksum: true }, &payload).build();
@@ -183,14 +202,27 @@ fn what_may_be_fragmented_is_cut_to_1280_towards_ipv6() {
 
 #[test]
 fn small_packets_are_cut_towards_a_small_ipv4_link_and_large_ones_told() {
-    let text = format!("{}\n{}", common::PORTS.replace("mtu = 1280\naddresses = [\"10.3.0.1/24\", \"fd00:3::1/64\"]", "mtu = 600\naddresses = [\"10.3.0.1/24\"]"), "");
+    let text = format!(
+        "{}\n{}",
+        common::PORTS.replace(
+            "mtu = 1280\naddresses = [\"10.3.0.1/24\", \"fd00:3::1/64\"]",
+            "mtu = 600\naddresses = [\"10.3.0.1/24\"]"
+        ),
+        ""
+    );
     let mut rig = Rig::with(&text, 1, 4096);
     rig.add(flow("udp", Proto::Udp, "[fd00:0::1]:5003", "10.3.0.2:6003", "fd00:0::/64"));
     let first = Packet::udp(LAN, "[fd00:0::2]:4000", "[fd00:0::1]:5003", b"").build();
     rig.send(LAN, &[first]);
     rig.take_any();
     // The next hops answer.
-    let arp = common::packet::arp(SMALL, common::packet::gw_mac(SMALL), 2, (host_mac(addr("10.3.0.2:1").ip()), [10, 3, 0, 2]), (common::packet::gw_mac(SMALL), [10, 3, 0, 1]));
+    let arp = common::packet::arp(
+        SMALL,
+        common::packet::gw_mac(SMALL),
+        2,
+        (host_mac(addr("10.3.0.2:1").ip()), [10, 3, 0, 2]),
+        (common::packet::gw_mac(SMALL), [10, 3, 0, 1]),
+    );
     rig.send(SMALL, &[arp]);
     assert_eq!(rig.take(SMALL).len(), 1);
     let payload: Vec<u8> = (0..1200u32).map(|i| (i * 5) as u8).collect();
@@ -260,7 +292,11 @@ fn errors_are_translated_back() {
         let back = rig.pass(WAN, &error, LAN);
         assert_eq!((back[14] >> 4, back[20], back[54], back[55]), (6, 58, 2, 0), "packet too big");
         assert_eq!(back[58..62], told.to_be_bytes());
-        assert_eq!(back[62 + 8..62 + 44], there.build()[22..58], "addresses and ports of the client's packet");
+        assert_eq!(
+            back[62 + 8..62 + 44],
+            there.build()[22..58],
+            "addresses and ports of the client's packet"
+        );
     }
     rig.balance();
 }
@@ -271,14 +307,19 @@ fn segment_sizes_are_clamped_to_what_fits_both_sides() {
     let spec = flow("tcp", Proto::Tcp, "10.0.0.1:5002", "[fd00:3::2]:6002", "10.0.0.0/24");
     rig.add(FlowSpec { mss_clamp: Some(MssClamp::Auto), ..spec });
     let syn = Body::Tcp { flags: SYN, seq: 1, ack: 0, options: vec![2, 4, 0x05, 0xb4] };
-    let sent = rig.pass(LAN, &Packet::arriving(LAN, addr("10.0.0.2:4000"), addr("10.0.0.1:5002"), syn, b"").build(), SMALL);
+    let sent = rig.pass(
+        LAN,
+        &Packet::arriving(LAN, addr("10.0.0.2:4000"), addr("10.0.0.1:5002"), syn, b"").build(),
+        SMALL,
+    );
     read(&sent);
     let l4 = 18 + 40;
     assert_eq!(sent[l4 + 20..l4 + 24], [2, 4, 0x04, 0xc4], "1280 less 60");
     // The gateway's replies to the target say what fits, too.
     let target = source(&sent);
     let reply = Body::Tcp { flags: SYN | ACK, seq: 1, ack: 2, options: vec![2, 4, 0xff, 0xff] };
-    let back = rig.pass(SMALL, &Packet::arriving(SMALL, addr("[fd00:3::2]:6002"), target, reply, b"").build(), LAN);
+    let back =
+        rig.pass(SMALL, &Packet::arriving(SMALL, addr("[fd00:3::2]:6002"), target, reply, b"").build(), LAN);
     read(&back);
     assert_eq!(back[14 + 20 + 20..][..4], [2, 4, 0x04, 0xc4]);
     rig.balance();
@@ -310,7 +351,8 @@ fn a_tagged_link_and_a_translation_go_together() {
     let first = Packet::udp(TAG, "10.2.0.2:4000", "10.2.0.1:5000", b"hello");
     let sent = rig.pass(TAG, &first.build(), WAN);
     assert_eq!(read(&sent).payload, b"hello");
-    let back = Packet::arriving(WAN, addr("[fd00:1::2]:6000"), source(&sent), Body::Udp { checksum: true }, b"back");
+    let back =
+        Packet::arriving(WAN, addr("[fd00:1::2]:6000"), source(&sent), Body::Udp { checksum: true }, b"back");
     let sent = rig.pass(WAN, &back.build(), TAG);
     let expected = leaving(&back, TAG, "10.2.0.1:5000", "10.2.0.2:4000");
     assert_eq!((read(&sent).payload, &sent[..18]), (b"back".to_vec(), &expected.build()[..18]));

@@ -145,7 +145,7 @@ pub(super) fn port_settings(
         rx_descriptors: descriptors,
         tx_descriptors: descriptors,
         multicast: Vec::new(),
-        vlan: port.vlan,
+        tags: vec![port.tags()],
         one_pool: true,
         steer: None,
     }

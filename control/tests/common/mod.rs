@@ -114,6 +114,7 @@ fn port() -> PortInfo {
         addresses: vec!["10.0.0.1/24".parse().unwrap()],
         mtu: 1500,
         vlan: Some(120),
+        outer_vlan: Some(7),
         gateway: vec![],
         queues: 2,
         steering: "hand over".into(),

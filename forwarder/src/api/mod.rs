@@ -435,8 +435,11 @@ pub struct PortInfo {
     pub addresses: Vec<IpNet>,
     /// MTU in bytes (layer 3).
     pub mtu: u16,
-    /// VLAN id, when tagged.
+    /// 802.1Q VLAN id, when tagged.
     pub vlan: Option<u16>,
+    /// VLAN id of the 802.1ad service tag, when there is one.
+    #[serde(default)]
+    pub outer_vlan: Option<u16>,
     /// Default next hops.
     pub gateway: Vec<IpAddr>,
     /// Queues in use, one a worker.

@@ -16,7 +16,7 @@ use super::{
     PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
 };
 use crate::api::{FlowSpec, MssClamp, Proto, lease};
-use crate::io::{MAX_PORTS, PortIndex};
+use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
 
 /// Longest path a Unix socket's address holds, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -153,7 +153,7 @@ fn ports(root: &Section<'_>, config: &mut Config) -> bool {
     if let Some(extra) = sections.get(MAX_PORTS) {
         extra.fail(&extra.place, format!("is one port too many; at most {MAX_PORTS} are possible"));
     }
-    let (mut names, mut devices) = (Seen::default(), Seen::default());
+    let mut names = Seen::default();
     let mut sound = true;
     for section in sections {
         let (port, place) = port(&section, config);
@@ -163,13 +163,8 @@ fn ports(root: &Section<'_>, config: &mut Config) -> bool {
                 format!("{:?} is the name of another port; give each its own", port.name),
             );
         }
-        if let Some(device) = place
-            && let Some(other) = devices.again(port.device.to_string(), &port.name)
-        {
-            section.fail(
-                &device,
-                format!("{} belongs to port {other:?} already; give each port its own", port.device),
-            );
+        if let Some(device) = place {
+            shared_device(&section, &device, &port, config);
         }
         section.finish();
         sound &= !section.failed_in(&["addresses", "gateway"]);
@@ -202,6 +197,7 @@ fn port(section: &Section<'_>, config: &Config) -> (PortConfig, Option<Place>) {
         addresses: addresses.iter().map(|a| a.value).collect(),
         mtu: section.number("mtu", least_mtu..=9600).unwrap_or(1500),
         vlan: section.number("vlan", 1..=4094),
+        outer_vlan: section.number("outer_vlan", 1..=4094),
         queues: section.number("queues", 1..=256),
         gateway: gateway.iter().map(|g| g.value).collect(),
         device: device.as_ref().map_or(Device::Vdev(String::new()), |d| d.value.clone()),
@@ -226,6 +222,30 @@ fn port(section: &Section<'_>, config: &Config) -> (PortConfig, Option<Place>) {
         section.fail(&section.place_of("queues"), message);
     }
     (port, device.map(|d| d.place))
+}
+
+/// A device that other ports have, too: their tags tell them apart, and what is the device's is one thing.
+fn shared_device(section: &Section<'_>, place: &Place, port: &PortConfig, config: &Config) {
+    let others: Vec<_> = config.ports.iter().filter(|p| p.device == port.device).collect();
+    if let Some(other) = others.iter().find(|p| p.tags() == port.tags()) {
+        let message = format!(
+            "{} belongs to port {:?} already, which has the same tags; give each port its own device or its own \
+             vlan and outer_vlan",
+            port.device, other.name
+        );
+        section.fail(place, message);
+    }
+    if others.is_empty() && config.devices().count() == MAX_DEVICES {
+        section.fail(place, format!("is one device too many; at most {MAX_DEVICES} are possible"));
+    }
+    let different = |p: &&&PortConfig| p.queues.is_some() && p.queues != port.queues;
+    if let (Some(queues), Some(other)) = (port.queues, others.iter().find(different)) {
+        let message = format!(
+            "{queues} differs from what port {:?} says of the same device; give the device's queues once",
+            other.name
+        );
+        section.fail(&section.place_of("queues"), message);
+    }
 }
 
 /// An address of the forwarder itself: a host's, once, and in no prefix of another port.

@@ -13,13 +13,23 @@ impl Config {
         let mut out = String::new();
         let mut section = |title: &str, table: &dyn Display| _ = writeln!(out, "{title}\n{table}");
 
-        let mut ports = Table::new(&["NAME", "DEVICE", "ADDRESSES", ">MTU", ">VLAN", ">QUEUES", "GATEWAY"]);
+        let mut ports = Table::new(&[
+            "NAME",
+            "DEVICE",
+            "ADDRESSES",
+            ">MTU",
+            ">OUTER VLAN",
+            ">VLAN",
+            ">QUEUES",
+            "GATEWAY",
+        ]);
         for p in &self.ports {
             ports.row([
                 p.name.clone(),
                 p.device.to_string(),
                 join(&p.addresses),
                 p.mtu.to_string(),
+                p.outer_vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.queues.map_or_else(|| "one a worker".to_owned(), |q| q.to_string()),
                 join(&p.gateway),

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::api::{self, FlowSpec};
 use crate::io::PortIndex;
+use crate::wire::Tags;
 
 mod build;
 mod describe;
@@ -79,18 +80,27 @@ pub struct ServiceConfig {
 pub struct PortConfig {
     /// Unique name, 1 to 32 characters of `A-Za-z0-9._-`.
     pub name: String,
-    /// The device behind it.
+    /// The device behind it. Ports of different tags may share one.
     pub device: Device,
     /// The forwarder's own addresses with their prefix lengths; at least one.
     pub addresses: Vec<IpNet>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// VLAN id of every frame of this port; none means untagged.
+    /// 802.1Q VLAN id of every frame of this port; none means without such a tag.
     pub vlan: Option<u16>,
+    /// VLAN id of the 802.1ad service tag of every frame of this port, outside of the other.
+    pub outer_vlan: Option<u16>,
     /// Queues the device offers; none takes one a worker.
     pub queues: Option<u16>,
     /// Default next hops, at most one a family, on-link.
     pub gateway: Vec<IpAddr>,
+}
+
+impl PortConfig {
+    /// The VLANs of its frames.
+    pub fn tags(&self) -> Tags {
+        Tags { outer: self.outer_vlan, inner: self.vlan }
+    }
 }
 
 /// A route to a network behind a next hop.
@@ -255,6 +265,20 @@ impl Config {
     /// Every problem in it.
     pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
         build::config(text, name)
+    }
+
+    /// The first port that has this port's device.
+    pub fn first_of_device(&self, port: &PortConfig) -> PortIndex {
+        (0..).zip(&self.ports).find(|(_, p)| p.device == port.device).map_or(0, |(index, _)| index)
+    }
+
+    /// The ports by device, devices in the order of their first ports.
+    pub fn devices(&self) -> impl Iterator<Item = Vec<&PortConfig>> {
+        let first = |(i, p): &(PortIndex, &PortConfig)| self.first_of_device(p) == *i;
+        (0..)
+            .zip(&self.ports)
+            .filter(first)
+            .map(|(_, first)| self.ports.iter().filter(|p| p.device == first.device).collect())
     }
 
     /// Ports and routes, for questions about addresses.

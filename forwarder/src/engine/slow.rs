@@ -95,8 +95,7 @@ impl<B: PacketBuf> Engine<B> {
             _ => DropReason::EthTruncated,
         })?;
         let at = &self.net.ports[usize::from(port)];
-        // Priority-tagged frames (VLAN id 0) count as untagged, IEEE 802.1Q section 6.9.
-        if frame.vlan.map(|tci| tci & 0xfff).filter(|id| *id != 0) != at.vlan {
+        if frame.tags.vlans() != at.tags {
             return Err(DropReason::VlanMismatch);
         }
         if frame.dst != at.mac && !frame.dst.is_multicast() {
@@ -332,7 +331,7 @@ impl<B: PacketBuf> Engine<B> {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
         for key in self.table.keys(n) {
-            self.pairs.add(key.port(), &key.addrs);
+            self.pairs.add(key.port, &key.addrs);
         }
         Ok(n)
     }

@@ -128,7 +128,7 @@ impl<B: PacketBuf> Engine<B> {
             flow.shared.connections.give();
         }
         for key in self.table.keys(n) {
-            self.pairs.remove(key.port(), &key.addrs);
+            self.pairs.remove(key.port, &key.addrs);
         }
         for direction in Direction::BOTH {
             self.neighbors.release(self.table.half(Found::of(n, direction)).next_hop);

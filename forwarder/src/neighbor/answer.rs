@@ -66,7 +66,7 @@ pub fn answer_arp(bytes: &[u8], frame: &Frame, port: &PortL2) -> Result<Outcome,
 
 fn arp_reply(port: &PortL2, asked: &Arp) -> Result<Reply, WireError> {
     let answer = Arp { op: arp::REPLY, sha: port.mac, spa: asked.tpa, tha: asked.sha, tpa: asked.spa };
-    reply(|buf| arp::write(buf, asked.sha, port.vlan, &answer))
+    reply(|buf| arp::write(buf, asked.sha, port.tags, &answer))
 }
 
 fn reply(write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) -> Result<Reply, WireError> {
@@ -114,7 +114,7 @@ fn solicited(
     let advertisement =
         Advertisement { target, mac: Some(port.mac), solicited: !probe, overrides: true, router: false };
     let reply =
-        reply(|buf| icmpv6::write_advertisement(buf, port.mac, port.vlan, dst_mac, dst, &advertisement))?;
+        reply(|buf| icmpv6::write_advertisement(buf, port.mac, port.tags, dst_mac, dst, &advertisement))?;
     let heard = |mac| Heard { address: src.into(), mac, source: Learn::Request, create: true };
     Ok(Outcome { reply: Some(reply), heard: asked.mac.filter(|_| !probe).map(heard), conflict: probe })
 }
@@ -140,6 +140,7 @@ fn advertised(frame: &Frame, port: &PortL2, adv: &Advertisement) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Tags;
 
     const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const PEER: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -151,12 +152,13 @@ mod tests {
     const OTHER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 
     fn port() -> PortL2 {
-        PortL2 { mac: US, vlan: Some(30), mtu: 1500, ipv4: vec![OUR4], ipv6: vec![OUR6] }
+        PortL2 { mac: US, tags: Tags::one(Some(30)), mtu: 1500, ipv4: vec![OUR4], ipv6: vec![OUR6] }
     }
 
     fn arp(dst: Mac, op: u16, sha: Mac, spa: Ipv4Addr, tpa: Ipv4Addr) -> Outcome {
         let mut buf = [0; arp::FRAME];
-        arp::write(&mut buf, dst, Some(30), &Arp { op, sha, spa, tha: Mac::default(), tpa }).unwrap();
+        arp::write(&mut buf, dst, Tags::one(Some(30)), &Arp { op, sha, spa, tha: Mac::default(), tpa })
+            .unwrap();
         answer_arp(&buf, &Frame::parse(&buf).unwrap(), &port()).unwrap()
     }
 
@@ -170,7 +172,10 @@ mod tests {
         assert_eq!((h, conflict), (heard(PEER4, PEER, Learn::Request, true), false));
         let reply = reply.unwrap();
         let frame = Frame::parse(&reply).unwrap();
-        assert_eq!((frame.dst, frame.src, frame.vlan, reply.len()), (PEER, US, Some(30), arp::FRAME));
+        assert_eq!(
+            (frame.dst, frame.src, frame.tags, reply.len()),
+            (PEER, US, Tags::one(Some(30)), arp::FRAME)
+        );
         let expected = Arp { op: arp::REPLY, sha: US, spa: OUR4, tha: PEER, tpa: PEER4 };
         assert_eq!(Arp::parse(&reply[frame.l3..]), Ok(expected));
     }
@@ -218,12 +223,14 @@ mod tests {
     }
 
     fn solicit(mac: Mac, src: Ipv6Addr, target: Ipv6Addr, unicast: Option<Mac>) -> Outcome {
-        nd(&reply(|b| icmpv6::write_solicitation(b, mac, Some(30), src, target, unicast)).unwrap()).unwrap()
+        nd(&reply(|b| icmpv6::write_solicitation(b, mac, Tags::one(Some(30)), src, target, unicast)).unwrap())
+            .unwrap()
     }
 
     fn advertise(mac: Option<Mac>, target: Ipv6Addr, solicited: bool, overrides: bool) -> Outcome {
         let adv = Advertisement { target, mac, solicited, overrides, router: true };
-        nd(&reply(|b| icmpv6::write_advertisement(b, PEER, Some(30), US, OUR6, &adv)).unwrap()).unwrap()
+        nd(&reply(|b| icmpv6::write_advertisement(b, PEER, Tags::one(Some(30)), US, OUR6, &adv)).unwrap())
+            .unwrap()
     }
 
     fn parse_reply(reply: Option<Reply>) -> (Frame, Ipv6Addr, Advertisement) {
@@ -239,7 +246,7 @@ mod tests {
             let Outcome { reply, heard: h, conflict } = solicit(PEER, PEER6, OUR6, unicast);
             assert_eq!((h, conflict), (heard(PEER6, PEER, Learn::Request, true), false));
             let (frame, dst, adv) = parse_reply(reply);
-            assert_eq!((frame.dst, frame.src, frame.vlan, dst), (PEER, US, Some(30), PEER6));
+            assert_eq!((frame.dst, frame.src, frame.tags, dst), (PEER, US, Tags::one(Some(30)), PEER6));
             let expected = Advertisement {
                 target: OUR6,
                 mac: Some(US),
@@ -291,7 +298,8 @@ mod tests {
 
     #[test]
     fn invalid_messages_are_errors_and_other_messages_ignored() {
-        let mut bytes = reply(|b| icmpv6::write_solicitation(b, PEER, None, PEER6, OUR6, None)).unwrap();
+        let mut bytes =
+            reply(|b| icmpv6::write_solicitation(b, PEER, Tags::NONE, PEER6, OUR6, None)).unwrap();
         bytes[21] = 64;
         assert_eq!(nd(&bytes), Err(WireError::BadHopLimit));
         bytes[54] = 133;

@@ -143,12 +143,13 @@ pub fn make_steered<C: Clock + Clone>(
     steering: &Steering,
 ) -> Made<C> {
     let config = Arc::new(Config::parse(text, "test.toml").unwrap_or_else(|e| panic!("{e}")));
-    let macs: Vec<Mac> = (0..config.ports.len() as u8).map(|p| Mac(gw_mac(p))).collect();
+    let macs: Vec<Mac> = config.ports.iter().map(|p| Mac(gw_mac(config.first_of_device(p)))).collect();
     let steering = config.ports.iter().map(|_| steering.clone());
     let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
     let (publisher, engines) = engines(&config, &net, workers).unwrap();
     let stop = StopFlag::default();
-    let ios: Vec<MemoryIo> = (0..workers).map(|_| MemoryIo::new(config.ports.len(), buffers)).collect();
+    let io = |_| MemoryIo::new(config.ports.len(), buffers).sharing(&net.devices());
+    let ios: Vec<MemoryIo> = (0..workers).map(io).collect();
     let parts = engines.into_iter().zip(&ios).enumerate().map(|(index, (engine, io))| {
         Worker::new(engine, io.clone(), clock.clone(), stop.clone(), Idle::Adaptive, (index, None))
     });
@@ -295,7 +296,8 @@ impl Rig {
 
     /// What was sent by all ports.
     pub fn take_any(&self) -> Vec<(u8, Vec<u8>)> {
-        (0..4).flat_map(|port| self.take(port).into_iter().map(move |frame| (port, frame))).collect()
+        let ports = self.workers[0].engine().net().ports.len() as u8;
+        (0..ports).flat_map(|port| self.take(port).into_iter().map(move |frame| (port, frame))).collect()
     }
 
     /// One packet in, exactly one out, by `out`.

@@ -91,18 +91,18 @@ fn check(ok: bool, otherwise: DropReason) -> Result<(), Verdict> {
 fn parse(port: u8, f: &[u8]) -> Result<Parsed, Verdict> {
     check(f.len() >= 14, EthTruncated)?;
     let mut l3 = 14;
-    let mut vlan = None;
-    let mut ethertype = be(f, 12);
-    check(ethertype != 0x88a8, VlanMismatch)?;
-    if ethertype == 0x8100 {
-        check(f.len() >= 18, EthTruncated)?;
-        l3 = 18;
-        // IEEE 802.1Q: an id of 0 is a priority and no VLAN.
-        vlan = Some(be(f, 14) as u16 & 0xfff).filter(|id| *id != 0);
-        ethertype = be(f, 16);
-        check(ethertype != 0x8100 && ethertype != 0x88a8, VlanMismatch)?;
+    // IEEE 802.1Q: an id of 0 is a priority and no VLAN. At most one service tag, then at most one other.
+    let mut vlans = [0, 0];
+    for (n, kind) in [0x88a8, 0x8100].into_iter().enumerate() {
+        if be(f, l3 - 2) == kind {
+            check(f.len() >= l3 + 4, EthTruncated)?;
+            vlans[n] = be(f, l3) as u16 & 0xfff;
+            l3 += 4;
+        }
     }
-    check(vlan == VLANS[usize::from(port)], VlanMismatch)?;
+    let ethertype = be(f, l3 - 2);
+    check(ethertype != 0x8100 && ethertype != 0x88a8, VlanMismatch)?;
+    check(vlans == [0, VLANS[usize::from(port)].unwrap_or(0)], VlanMismatch)?;
     let to_group = f[0] & 1 == 1;
     check(f[..6] == gw_mac(port) || to_group, NotForUs)?;
     let from_station = f[6] & 1 == 0 && f[6..12] != [0; 6];
@@ -413,8 +413,10 @@ fn rewrite(p: &Parsed, frame: &[u8], out: u8, src: SocketAddr, dst: SocketAddr) 
     }
     let mut out_frame = [host_mac(next_hop(dst.ip())), gw_mac(out)].concat();
     if let Some(id) = VLANS[usize::from(out)] {
+        // The priority of the outermost tag it came with.
+        let priority = if p.l3 > 14 { be(frame, 14) as u16 & 0xf000 } else { 0 };
         out_frame.extend([0x81, 0x00]);
-        out_frame.extend(id.to_be_bytes());
+        out_frame.extend((priority | id).to_be_bytes());
     }
     out_frame.extend(if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
     let l3 = out_frame.len();

@@ -33,7 +33,7 @@ pub(crate) fn settings(device: Device) -> PortSettings {
         rx_descriptors: 256,
         tx_descriptors: 256,
         multicast: Vec::new(),
-        vlan: None,
+        tags: vec![Tags::NONE],
         one_pool: true,
         steer: None,
     }
