@@ -296,7 +296,11 @@ fn flows_are_held_against_the_network() {
         ("target=\"192.0.2.255:80\"", "flow[0].target: ", "broadcast"),
         ("target=\"239.0.0.1:80\"", "flow[0].target: ", "multicast"),
         ("target=\"127.0.0.1:80\"", "flow[0].target: ", "loopback"),
-        ("target=\"[fd00::9]:80\"", "flow[0].target: ", "not supported"),
+        ("target=\"[2001:db8::9]:80\"", "flow[0].target: ", "nothing leads to"),
+        ("mss_clamp=80", "flow[0].mss_clamp: ", "from 88 to 65495"),
+        ("mss_clamp=\"most\"", "flow[0].mss_clamp: ", "\"auto\""),
+        ("mss_clamp=1400;proto=\"udp\"", "flow[0].mss_clamp: ", "leave it out"),
+        ("hairpin=1", "flow[0].hairpin: ", "true or false"),
         ("max_conns=0", "flow[0].max_conns: ", "1 to"),
         ("lease=\"soon\"", "flow[0].lease: ", "\"1h\""),
         ("lease=\"900y\"", "flow[0].lease: ", "10 years"),
@@ -307,6 +311,9 @@ fn flows_are_held_against_the_network() {
         assert_eq!(found.len(), 1, "{change}: {found:#?}");
         assert!(found[0].contains(key) && found[0].contains(mend), "{change}: {}", found[0]);
     }
+    // The two sides may be of different families.
+    let both = Config::parse(&format!("{PORTS}{}", flow("target=\"[fd00::9]:80\"")), "x").unwrap();
+    assert!(both.flows[0].listen.is_ipv4() && both.flows[0].target.is_ipv6());
     let v6 = "listen=\"[fd00::1]:80\";target=\"[2001:db8::1]:80\";from=[\"fd00::/64\"]";
     let found = problems(&format!("{PORTS}{}", flow(v6)));
     assert!(found.len() == 1 && found[0].contains("nothing leads to [2001:db8::1]:80"), "{found:?}");
