@@ -18,7 +18,9 @@
 //! entries that nobody holds are forgotten once they have aged.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod answer;
+pub mod claim;
 mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,7 +29,8 @@ use crate::io::PortIndex;
 use crate::wire::arp::{self, Arp};
 use crate::wire::{Mac, WireError, icmpv6};
 
-pub use answer::{Heard, Outcome, Reply, answer_arp, answer_nd};
+pub use announce::{Announcement, Announcer, Contested};
+pub use answer::{Heard, Outcome, Reply, Rival, answer_arp, answer_nd};
 pub use table::{Neighbor, NeighborTable, State};
 
 /// Place of a next hop in the table, stable while it is held.
@@ -49,6 +52,11 @@ pub struct PortL2 {
 }
 
 impl PortL2 {
+    /// The port's own addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.ipv4.iter().copied().map(IpAddr::V4).chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
     /// Is it one of the port's own addresses?
     pub fn owns(&self, address: IpAddr) -> bool {
         match address {
