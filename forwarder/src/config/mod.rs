@@ -131,9 +131,9 @@ pub enum AddressCheck {
     /// Three probes, 0.55 seconds in all.
     #[default]
     Quick,
-    /// With the random waits of RFC 5227 section 1.1, up to 7 seconds in all.
+    /// With the random waits of RFC 5227 section 1.1, 4 to 7 seconds in all.
     Rfc5227,
-    /// Not at all. Nor are they announced, since that would take them from whoever has them.
+    /// Not at all. Nor are they announced or defended, which would take them from whoever has them.
     Off,
 }
 

@@ -1,7 +1,8 @@
 //! Next hops: who has which MAC address on which port.
 //!
 //! [`NeighborTable`] is a pure state machine for ARP (RFC 826) and neighbor discovery (RFC 4861) that leaves sending to its
-//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Time is given, in milliseconds that may wrap.
+//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Own addresses are probed for before the forwarder
+//! begins ([`claim`]), then announced and defended ([`Announcer`]). Time is given, in milliseconds that may wrap.
 //! Nothing is allocated after [`NeighborTable::new`], and every call does a bounded amount of work.
 //!
 //! ```text
