@@ -1,24 +1,27 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
-//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, engines, worker threads, flows,
-//! service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
+//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
+//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
 //! pool goes, then EAL.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::config::{Config, Device as DeviceName, PortConfig};
+use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, HANDOVER, engines};
 use crate::flow::fragments;
 use crate::flow::steering::How;
 use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::TX_BATCH;
+use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
@@ -33,6 +36,10 @@ const DESCRIPTORS: u16 = 1024;
 const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Between looks at what came in reply to address probes.
+const CLAIM_TURN: Duration = Duration::from_millis(1);
+/// How long links of NICs may take to come up before addresses are probed all the same.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The processor's time stamp counter.
 #[derive(Debug, Clone, Copy)]
@@ -121,13 +128,16 @@ impl Server {
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
 
+        let mut ios: Vec<DpdkIo> =
+            queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
+        check_addresses(&config, &net, &ports, &mut ios)?;
+
         let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
         let (ready, readiness) = mpsc::channel();
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
-        for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&cores).enumerate() {
-            let io = DpdkIo::shared(queues, Arc::clone(&pool), &net.devices());
+        for (index, ((engine, io), core)) in engines.into_iter().zip(ios).zip(&cores).enumerate() {
             let (worker, handle) = Worker::new(
                 engine,
                 io,
@@ -266,6 +276,52 @@ fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) ->
         ports.push(port);
     }
     Ok((ports, queues))
+}
+
+/// Makes sure that nobody else has our addresses, as far as can be heard. A recording has no neighbors to ask.
+fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mut [DpdkIo]) -> Result<()> {
+    let mut random = ChaCha8Rng::try_from_os_rng()
+        .map_err(|e| anyhow!("the system gives no random numbers ({e}), which the address check waits by"))?;
+    let recorded = |port: u8| matches!(config.ports[usize::from(port)].device, DeviceName::Pcap(_));
+    let ports_l2 = (0..).zip(&net.devices()).zip(net.ports_l2());
+    let live = ports_l2.map(|((port, device), l2)| ClaimPort { port, device: *device, l2 });
+    let live = live.filter(|p| !recorded(p.port)).collect();
+    let mut claim = Claim::new(live, config.addresses.check, &mut |n| random.next_u32() % n);
+    if config.addresses.check != AddressCheck::Off {
+        await_links(config, ports);
+    }
+    let began = Instant::now();
+    while !claim.turn(ios, began.elapsed().as_millis() as u32) {
+        std::thread::sleep(CLAIM_TURN);
+    }
+    if claim.conflicts().is_empty() {
+        return Ok(());
+    }
+    let taken = claim.conflicts().iter().map(|c| {
+        let port = &net.ports[usize::from(c.port)].name;
+        format!("{} of port {port:?} by {}", c.rival.address, c.rival.mac)
+    });
+    Err(anyhow!(
+        "other stations have addresses of ours: {}; give the ports free ones or take them from those stations          (a link-local address follows from the MAC address: two stations have the same);          [addresses] check = \"off\" starts without asking",
+        taken.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// Gives NICs, whose links are agreed on anew when they start, some time for it: nobody is heard before.
+fn await_links(config: &Config, ports: &[Arc<Port>]) {
+    let began = Instant::now();
+    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| pci(&p.device).is_some()) {
+        while port.link().is_some_and(|l| !l.up) {
+            if began.elapsed() > LINK_PATIENCE {
+                eprintln!(
+                    "s2ds: port {}: its link is down; nobody there is asked about addresses",
+                    port.settings().name
+                );
+                break;
+            }
+            std::thread::sleep(CLAIM_TURN);
+        }
+    }
 }
 
 /// Worker threads of a start that may still fail: then they end with it.

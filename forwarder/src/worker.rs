@@ -14,7 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::engine::{ConnRow, DropReason, Edge, Engine, Output};
 use crate::flow::{Direction, Key, Millis};
 use crate::io::{Burst, PacketIo, PortIndex};
-use crate::neighbor::Neighbor;
+use crate::neighbor::{Contested, Neighbor};
 use crate::residence::Sampler;
 use crate::sync::StopFlag;
 
@@ -49,10 +49,12 @@ pub enum Command {
         /// What was found.
         found: Option<(ConnRow, Direction)>,
     },
-    /// Next hops, up to the capacity of `rows`.
+    /// Next hops, and own addresses that others claimed.
     Neighbors {
         /// Filled up to its capacity.
         rows: Vec<Neighbor>,
+        /// The same.
+        contested: Vec<Contested>,
     },
 }
 
@@ -237,9 +239,11 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         match &mut command {
             Command::List { from, flow, rows, next } => *next = self.engine.list(*from, *flow, SCAN, rows),
             Command::Probe { key, found } => *found = self.engine.probe(key),
-            Command::Neighbors { rows } => {
+            Command::Neighbors { rows, contested } => {
                 let room = rows.capacity();
                 rows.extend(self.engine.neighbors().iter().take(room));
+                let room = contested.capacity();
+                contested.extend(self.engine.contested().take(room));
             }
         }
         // There is room: the service asks one thing at a time.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use forwarder::api::{FlowSpec, Proto};
-use forwarder::config::{Config, ConfigError, Cores, FlowError, Idle, validate_flow};
+use forwarder::config::{AddressCheck, Config, ConfigError, Cores, FlowError, Idle, validate_flow};
 use proptest::prelude::*;
 
 const EXAMPLE: &str = include_str!("../../docs/s2ds.example.toml");
@@ -90,6 +90,8 @@ fn what_the_example_calls_default_is() {
     assert_eq!(defaults.limits, example.limits);
     assert_eq!(defaults.service.socket, example.service.socket);
     assert_eq!(defaults.service.mode, example.service.mode);
+    assert_eq!(defaults.addresses, example.addresses);
+    assert_eq!(defaults.addresses.check, AddressCheck::Quick);
     assert_eq!(defaults.workers.idle, Idle::Poll);
     assert_eq!(defaults.workers.cores, Cores::Auto);
     assert_eq!(defaults.ports[0].mtu, 1500);
@@ -112,6 +114,7 @@ fn every_mistake_has_its_line_key_and_mend() {
         ("[workers]\ncores = [1, 1]", "s2ds.toml:14: workers.cores: ", "core 1 twice"),
         ("[workers]\ncores = [-1]", "s2ds.toml:14: workers.cores: ", "0 to 1023"),
         ("[workers]\ncores = \"all\"", "s2ds.toml:14: workers.cores: ", "\"auto\""),
+        ("[addresses]\ncheck = \"no\"", "s2ds.toml:14: addresses.check: ", "\"rfc5227\""),
         ("[workers]\nidle = \"sleep\"", "s2ds.toml:14: workers.idle: ", "\"adaptive\""),
         ("[timers]\nudp = 0", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),
         ("[timers]\nudp = 99999999999999999999", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),

@@ -9,10 +9,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dpdk_common::{eal, frame, settings};
-use forwarder::config::Device;
+use dpdk_common::{eal, frame, options, settings};
+use forwarder::api::{PortInfo, Reply, Request};
+use forwarder::config::{Config, Device};
 use forwarder::dpdk::{Eal, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
 use forwarder::io::{PacketBuf, TxBatch};
+use forwarder::server::Server;
+use forwarder::service::{Handler, Peer};
+use forwarder::topology::Placement;
 
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
@@ -181,6 +185,80 @@ fn an_interface_with_a_smaller_mtu_is_refused_with_the_command_to_mend_it() {
     let error = Port::open(&eal, settings(Device::AfPacket("near".into())), &pool).unwrap_err().to_string();
     assert!(error.contains("has MTU 1400, and the port wants 1500"), "{error}");
     assert!(error.contains("ip link set dev near mtu 1500"), "{error}");
+}
+
+/// MAC address of the station at the far end.
+const FAR: &str = "02:00:00:00:00:77";
+
+/// The whole forwarder at the near end, with one worker.
+fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
+    let text = format!(
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
+         [service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
+         addresses = [\"10.9.0.1/24\", \"10.9.0.2/24\", \"fd09::1/64\"]\n",
+        folder.join("s2ds.sock")
+    );
+    let main = options().main_core;
+    let placement =
+        Placement { main, workers: vec![main], chosen: false, port_nodes: vec![None], notices: Vec::new() };
+    Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new())
+}
+
+#[test]
+fn a_forwarder_whose_address_the_kernel_next_door_has_does_not_start_and_names_its_mac() {
+    if !veth(1500) {
+        return;
+    }
+    ip(&format!("link set far address {FAR}"));
+    ip("address add 10.9.0.1/24 dev far");
+    ip("address add fd09::1/64 dev far nodad");
+    let folder = tempfile::tempdir().unwrap();
+    let error = serve(folder.path()).map(drop).unwrap_err().to_string();
+    for address in ["10.9.0.1", "fd09::1"] {
+        assert!(error.contains(&format!("{address} of port \"lab\" by {FAR}")), "{error}");
+    }
+    assert!(!error.contains("10.9.0.2") && error.contains("check = \"off\""), "{error}");
+    assert!(!folder.path().join("s2ds.sock").exists(), "the socket was left behind");
+}
+
+/// Waits until what is asked for shows.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(told) = ask() {
+            return told;
+        }
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn free_addresses_are_announced_and_kept_from_the_kernel_next_door() {
+    if !veth(1500) {
+        return;
+    }
+    ip(&format!("link set far address {FAR}"));
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(folder.path()).unwrap();
+    let ports = || -> Vec<PortInfo> {
+        let peer = Peer { pid: 1, uid: 0, gid: 0 };
+        match server.gateway().handle(Request::PortList, &peer) {
+            Ok(Reply::Ports { ports }) => ports,
+            other => panic!("{other:?}"),
+        }
+    };
+    // Twice two of IPv4, three times one and the link-local one of IPv6.
+    until("announcements", || (server.gateway().stats().originated == 10).then_some(()));
+    assert_eq!(ports()[0].conflicts, []);
+    ip("address add fd09::1/64 dev far");
+    until("the kernel giving up", || {
+        let shown = Command::new("ip").args(["-6", "address", "show", "dev", "far"]).output().unwrap();
+        String::from_utf8(shown.stdout).unwrap().contains("dadfailed").then_some(())
+    });
+    let conflicts = until("a conflict", || Some(ports().remove(0).conflicts).filter(|c| !c.is_empty()));
+    assert_eq!((conflicts[0].address.to_string().as_str(), conflicts[0].mac.as_str()), ("fd09::1", FAR));
+    assert!(server.stop());
 }
 
 #[test]

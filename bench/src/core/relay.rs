@@ -194,6 +194,8 @@ fn config(case: &Case) -> Result<Config> {
     let vlan = case.shape.vlan.map(|id| format!("vlan = {id}\n")).unwrap_or_default();
     let text = format!(
         r#"
+[addresses]
+check = "off"
 [limits]
 connections = {}
 [[port]]

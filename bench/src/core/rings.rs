@@ -38,6 +38,8 @@ const TABLE: usize = 512;
 const FIRST_PORT: u16 = 10_000;
 
 const NETWORK: &str = r#"
+[addresses]
+check = "off"
 [[port]]
 name = "client"
 device = "vdev:rings"

@@ -132,6 +132,12 @@ fn port() -> PortInfo {
             // What a hostile name would do to a terminal has to stay text.
             state: "resol\x1b[31mving".into(),
         }],
+        conflicts: vec![ConflictInfo {
+            address: "10.0.0.1".parse().unwrap(),
+            mac: "02:00:00:00:00:66".into(),
+            times: 4711,
+            ago: 12,
+        }],
     }
 }
 

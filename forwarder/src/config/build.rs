@@ -12,8 +12,8 @@ use toml::de::DeTable;
 use super::network::{check_fields, check_network, is_edge, is_name, not_a_host};
 use super::read::{Place, Placed, Problems, Section};
 use super::{
-    Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits, NeighborConfig, Network,
-    PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
+    AddressCheck, AddressesConfig, Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits,
+    NeighborConfig, Network, PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
 };
 use crate::api::{FlowSpec, MssClamp, Proto, lease};
 use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
@@ -41,6 +41,7 @@ fn document(root: &Section<'_>) -> Config {
     let mut config = Config {
         eal: eal(root.section("eal")),
         service: service(root.section("service")),
+        addresses: addresses(root.section("addresses")),
         timers: timers(root.section("timers")),
         limits: limits(root.section("limits")),
         ..Config::default()
@@ -91,6 +92,17 @@ fn service(section: Section<'_>) -> ServiceConfig {
         group: group.map(|g| g.value),
         mode: value_or(mode, default.mode),
     }
+}
+
+fn addresses(section: Section<'_>) -> AddressesConfig {
+    let check = section.text("check", |word| match word {
+        "quick" => Ok(AddressCheck::Quick),
+        "rfc5227" => Ok(AddressCheck::Rfc5227),
+        "off" => Ok(AddressCheck::Off),
+        _ => Err(format!("must be \"quick\", \"rfc5227\" or \"off\", not {word:?}")),
+    });
+    section.finish();
+    AddressesConfig { check: value_or(check, AddressCheck::default()) }
 }
 
 fn timers(section: Section<'_>) -> Timers {

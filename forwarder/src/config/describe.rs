@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Config, Cores, Idle};
+use super::{AddressCheck, Config, Cores, Idle};
 use crate::api::table::Table;
 
 impl Config {
@@ -81,6 +81,11 @@ impl Config {
         match self.workers.idle {
             Idle::Poll => set("idle", &"poll"),
             Idle::Adaptive => set("idle", &"adaptive"),
+        }
+        match self.addresses.check {
+            AddressCheck::Quick => set("address check", &"quick"),
+            AddressCheck::Rfc5227 => set("address check", &"rfc5227"),
+            AddressCheck::Off => set("address check", &"off"),
         }
         let (service, timers, limits) = (&self.service, &self.timers, &self.limits);
         set("control socket", &service.socket.display());

@@ -43,6 +43,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// `[[neighbor]]`: next hops that are not asked for.
     pub neighbors: Vec<NeighborConfig>,
+    /// `[addresses]`.
+    pub addresses: AddressesConfig,
     /// `[workers]`.
     pub workers: WorkersConfig,
     /// `[[flow]]`, installed at start.
@@ -123,6 +125,26 @@ pub struct NeighborConfig {
     pub address: IpAddr,
     /// Its MAC address, unicast.
     pub mac: [u8; 6],
+}
+
+/// How the forwarder makes sure of its own addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AddressesConfig {
+    /// How it finds out whether somebody has them, before it begins.
+    pub check: AddressCheck,
+}
+
+/// How own addresses are probed at start (RFC 5227 section 2.1, RFC 4862 section 5.4). One that another station has ends
+/// the start; those that are free are announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressCheck {
+    /// Three probes, 0.55 seconds in all.
+    #[default]
+    Quick,
+    /// With the random waits of RFC 5227 section 1.1, 4 to 7 seconds in all.
+    Rfc5227,
+    /// Not at all. Nor are they announced or defended, which would take them from whoever has them.
+    Off,
 }
 
 /// Which cores forward and what they do without traffic.

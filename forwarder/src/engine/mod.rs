@@ -37,7 +37,7 @@ use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::key::Addrs;
 use crate::flow::{ConnTable, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
-use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
+use crate::neighbor::{AdjIndex, Announcer, NeighborTable, PortL2};
 use crate::net::Network;
 use crate::sync::Reader;
 use crate::wire::eth::{self, Frame};
@@ -61,6 +61,8 @@ pub struct Parts<B> {
     pub counters: Arc<WorkerCounters>,
     /// Next hops, with the static ones already known.
     pub neighbors: NeighborTable,
+    /// Own addresses, to be announced and defended.
+    pub own: Announcer,
     /// This worker's source ports.
     pub ports: SourcePorts,
     /// Most connections.
@@ -102,6 +104,7 @@ pub struct Engine<B> {
     counters: Arc<WorkerCounters>,
     table: ConnTable,
     neighbors: NeighborTable,
+    own: Announcer,
     ports_l2: Vec<PortL2>,
     ports: SourcePorts,
     timeouts: Timeouts,
@@ -147,6 +150,7 @@ impl<B: PacketBuf> Engine<B> {
             flows: parts.flows,
             counters: parts.counters,
             neighbors: parts.neighbors,
+            own: parts.own,
             ports_l2,
             ports: parts.ports,
             timeouts: parts.timeouts,

@@ -1,7 +1,8 @@
 //! Next hops: who has which MAC address on which port.
 //!
 //! [`NeighborTable`] is a pure state machine for ARP (RFC 826) and neighbor discovery (RFC 4861) that leaves sending to its
-//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Time is given, in milliseconds that may wrap.
+//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Own addresses are probed for before the forwarder
+//! begins ([`claim`]), then announced and defended ([`Announcer`]). Time is given, in milliseconds that may wrap.
 //! Nothing is allocated after [`NeighborTable::new`], and every call does a bounded amount of work.
 //!
 //! ```text
@@ -18,7 +19,9 @@
 //! entries that nobody holds are forgotten once they have aged.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod answer;
+pub mod claim;
 mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,7 +31,8 @@ use crate::wire::arp::{self, Arp};
 use crate::wire::eth::{HEADER, HEADER_MAX};
 use crate::wire::{Mac, Tags, WireError, icmpv6};
 
-pub use answer::{Heard, Outcome, Reply, answer_arp, answer_nd};
+pub use announce::{Announcement, Announcer, Contested};
+pub use answer::{Heard, Outcome, Reply, Rival, answer_arp, answer_nd};
 pub use table::{Neighbor, NeighborTable, State};
 
 /// Place of a next hop in the table, stable while it is held.
@@ -50,6 +54,11 @@ pub struct PortL2 {
 }
 
 impl PortL2 {
+    /// The port's own addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.ipv4.iter().copied().map(IpAddr::V4).chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
     /// Is it one of the port's own addresses?
     pub fn owns(&self, address: IpAddr) -> bool {
         match address {
