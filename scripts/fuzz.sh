@@ -31,7 +31,7 @@ program=$CARGO_TARGET_DIR/$host/release/forwarder-fuzz
 
 found=$CARGO_TARGET_DIR/found
 mkdir -p "$found"
-[ $# -gt 0 ] || mapfile -t targets < <("$program")
+[ $# -gt 0 ] || mapfile -t targets < <("$program" 2>/dev/null)
 [ $# -eq 0 ] || targets=("$@")
 failed=()
 for target in "${targets[@]}"; do
@@ -40,7 +40,7 @@ for target in "${targets[@]}"; do
     [ ${#options[@]} -eq 0 ] || corpus=$CARGO_TARGET_DIR/quick/$target
     [ ${#options[@]} -eq 0 ] || rm -rf "$corpus"
     mkdir -p "$corpus"
-    S2_FUZZ=$target S2_FUZZ_SEEDS=$corpus "$program"
+    S2_FUZZ=$target S2_FUZZ_SEEDS=$corpus "$program" 2>/dev/null
     time=$seconds
     [ "$target" != engine ] || time=$engine
     log=$CARGO_TARGET_DIR/$target.log

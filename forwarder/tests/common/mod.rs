@@ -255,12 +255,10 @@ impl Rig {
     pub fn turn(&mut self) {
         loop {
             let received: usize = self.workers.iter_mut().map(|w| w.turn()).sum();
-            let handed: u64 = self
-                .stats()
-                .workers
-                .iter()
-                .map(|w| w.handed_over.wrapping_sub(w.taken_over))
-                .fold(0, u64::wrapping_add);
+            // One worker has nobody to hand to, and statistics cost more than a turn.
+            let stats = if self.workers.len() > 1 { self.stats().workers } else { Vec::new() };
+            let handed: u64 =
+                stats.iter().map(|w| w.handed_over.wrapping_sub(w.taken_over)).fold(0, u64::wrapping_add);
             if received == 0 && handed == 0 {
                 break;
             }
