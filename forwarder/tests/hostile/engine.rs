@@ -20,7 +20,7 @@ const BUFFERS: usize = 192;
 /// Longest script, in steps.
 const STEPS: usize = 200;
 /// Most frames of one script.
-const FRAMES: usize = 1500;
+const FRAMES: usize = 10_000;
 
 /// The flows, each with the port that its clients are at and the one that its target is behind.
 pub fn flows() -> Vec<(FlowSpec, u8, u8)> {
@@ -186,7 +186,7 @@ impl Bench {
     }
 
     /// The client of a flow, chosen by a byte, or the flow's target.
-    fn end(&self, index: usize, who: u8) -> End {
+    pub fn end(&self, index: usize, who: u8) -> End {
         let (spec, by, out) = &self.flows[index];
         if who & 1 == 1 {
             let from = self.last.get(&(index, true)).and_then(|l| l.from);
