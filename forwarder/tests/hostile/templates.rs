@@ -234,7 +234,7 @@ pub fn fragment(frame: &[u8], l3: usize, from: usize, len: usize, more: bool, id
     let mut out = frame[..l3 + header].to_vec();
     if v4 {
         set16(&mut out, l3 + 2, header + piece.len());
-        set16(&mut out, l3 + 6, from / 8 & 0x1fff | if more { 0x2000 } else { 0 });
+        set16(&mut out, l3 + 6, ((from / 8) & 0x1fff) | if more { 0x2000 } else { 0 });
         fix_ip4(&mut out, l3);
     } else {
         set16(&mut out, l3 + 4, 8 + piece.len());
