@@ -9,10 +9,10 @@ mod hostile;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use common::packet::{VLANS, fix_ip4, fix_transport, gw_mac, host_mac};
+use common::packet::{VLANS, gw_mac, host_mac};
 use forwarder::io::pcap::{Pcap, PcapError};
 use hostile::engine::{Bench, flows};
-use hostile::templates::End;
+use hostile::templates::{End, put_right};
 
 /// The most frames of one recording, and of one bench.
 const FRAMES: usize = 2000;
@@ -91,10 +91,7 @@ fn as_sent_by(end: &End, mut frame: Vec<u8>, ports: bool) -> Option<Vec<u8>> {
         to[..2].copy_from_slice(&end.src.port().to_be_bytes());
         to[2..].copy_from_slice(&end.dst.port().to_be_bytes());
     }
-    if end.src.is_ipv4() && l4 >= 20 && frame.len() >= l3 + l4 {
-        fix_ip4(&mut frame, l3);
-    }
-    fix_transport(&mut frame, l3);
+    put_right(&mut frame, true);
     Some(frame)
 }
 

@@ -9,8 +9,8 @@ use forwarder::api::{FlowSpec, Proto, Request};
 use forwarder::io::memory::CAPACITY;
 
 use super::oracle::{Link, Oracle};
-use super::templates::{COUNT, End};
-use crate::common::packet::{VLANS, arp, fix_ip4, fix_transport, gw_mac, host_mac, nd};
+use super::templates::{COUNT, End, put_right};
+use crate::common::packet::{VLANS, arp, gw_mac, host_mac, nd};
 use crate::common::{LAN, PORTS, Rig, SMALL, TAG, WAN, flow, neighbors};
 
 /// Few of everything, so that everything runs out.
@@ -20,7 +20,7 @@ const BUFFERS: usize = 192;
 /// Longest script, in steps.
 const STEPS: usize = 200;
 /// Most frames of one script.
-const FRAMES: usize = 10_000;
+const FRAMES: usize = 1_000_000;
 
 /// The flows, each with the port that its clients are at and the one that its target is behind.
 pub fn flows() -> Vec<(FlowSpec, u8, u8)> {
@@ -217,8 +217,21 @@ impl Bench {
         l2.ipv4.iter().map(|a| IpAddr::from(*a)).chain(l2.ipv6.iter().map(|a| IpAddr::from(*a))).collect()
     }
 
+    /// The packet of a template from one end of a flow.
+    pub fn frame(&self, index: usize, who: u8, kind: u8, how: u8) -> Vec<u8> {
+        let last = self.last.get(&(index, who & 1 == 1)).and_then(|l| l.frame.as_deref());
+        self.end(index, who).frame(kind, how, last)
+    }
+
+    /// It arrives.
+    pub fn packet(&mut self, index: usize, who: u8, kind: u8, how: u8) {
+        let frame = self.frame(index, who, kind, how);
+        self.inject(self.end(index, who).port, &frame);
+        self.turn();
+    }
+
     /// Answers the oldest request for a next hop, rightly or with a station that is none.
-    fn answer(&mut self, how: u8) {
+    pub fn answer(&mut self, how: u8) {
         if self.asked.is_empty() {
             return;
         }
@@ -295,11 +308,9 @@ impl Bench {
             _ => {
                 let (index, who, kind, how) = (s.byte(), s.byte(), s.byte(), s.byte());
                 let index = usize::from(index) % self.flows.len();
-                let end = self.end(index, who);
-                let last = self.last.get(&(index, who & 1 == 1)).and_then(|l| l.frame.as_deref());
-                let mut frame = end.frame(kind, how, last);
+                let mut frame = self.frame(index, who, kind, how);
                 mutate(&mut frame, op >> 4 & 7, s);
-                self.inject(end.port, &frame);
+                self.inject(self.end(index, who).port, &frame);
             }
         }
         if op & 0x80 == 0 {
@@ -361,19 +372,8 @@ fn mutate(frame: &mut Vec<u8>, n: u8, s: &mut Script<'_>) {
         }
         fix = kind >> 3;
     }
-    if n == 0 || fix & 1 == 1 {
-        return;
-    }
-    let mut l3 = 14;
-    while l3 + 4 <= frame.len() && matches!(frame[l3 - 2..l3], [0x81, 0] | [0x88, 0xa8]) {
-        l3 += 4;
-    }
-    let header = frame.get(l3).map_or(0, |b| usize::from(b & 15) * 4);
-    if frame.get(l3).is_some_and(|b| b >> 4 == 4) && header >= 20 && frame.len() >= l3 + header {
-        fix_ip4(frame, l3);
-    }
-    if fix & 2 == 0 && matches!(frame.get(l3).map(|b| b >> 4), Some(4 | 6)) {
-        fix_transport(frame, l3);
+    if n > 0 && fix & 1 == 0 {
+        put_right(frame, fix & 2 == 0);
     }
 }
 

@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use forwarder::api::{Call, Proto, Request};
 
 use crate::common::packet::{
-    ACK, Body, FIN, PSH, Packet, RST, SYN, arp, fix_ip4, fix_transport, gw_mac, host_mac, internet_checksum,
-    nd, tcp,
+    ACK, Body, FIN, PSH, Packet, RST, SYN, arp, fix_ip4, gw_mac, host_mac, internet_checksum, nd, tcp,
 };
 use crate::common::{LAN, PORTS, TAG, neighbors};
 
@@ -169,7 +168,7 @@ impl End {
                     let at = data.l4() + 4;
                     let len = be16(&frame, at).saturating_sub(usize::from(how % 16));
                     set16(&mut frame, at, len);
-                    fix_transport(&mut frame, l3);
+                    put_right(&mut frame, true);
                 }
                 frame.resize(frame.len() + usize::from(how % 32), how);
                 frame
@@ -256,6 +255,57 @@ fn extend(frame: &mut Vec<u8>, l3: usize, kind: u8) {
     frame[l3 + 6] = kind;
     let len = be16(frame, l3 + 4) + 8;
     set16(frame, l3 + 4, len);
+}
+
+/// Makes the checksums of a spoiled frame right again, as far as its lengths make sense: IPv4's, and that of TCP, UDP, ICMP or
+/// ICMPv6, behind extension headers as well. `upper` false leaves the latter.
+pub fn put_right(frame: &mut [u8], upper: bool) {
+    let mut l3 = 14;
+    while l3 + 4 <= frame.len() && matches!(be16(frame, l3 - 2), 0x8100 | 0x88a8) {
+        l3 += 4;
+    }
+    let (protocol, l4, end, addresses) = match frame.get(l3).map(|b| b >> 4) {
+        Some(4) if frame.len() >= l3 + 20 => {
+            let header = usize::from(frame[l3] & 15) * 4;
+            if header < 20 || frame.len() < l3 + header {
+                return;
+            }
+            fix_ip4(frame, l3);
+            // A piece of a datagram has no checksum of its own, but what is in the first one.
+            if be16(frame, l3 + 6) & 0x1fff != 0 {
+                return;
+            }
+            (frame[l3 + 9], l3 + header, l3 + be16(frame, l3 + 2), l3 + 12..l3 + 20)
+        }
+        Some(6) if frame.len() >= l3 + 40 => {
+            let (mut next, mut at) = (frame[l3 + 6], l3 + 40);
+            while matches!(next, 0 | 43 | 44 | 60) && at + 8 <= frame.len() {
+                let len = if next == 44 { 8 } else { 8 * (1 + usize::from(frame[at + 1])) };
+                (next, at) = (frame[at], at + len);
+            }
+            (next, at, l3 + 40 + be16(frame, l3 + 4), l3 + 8..l3 + 40)
+        }
+        _ => return,
+    };
+    let place = match protocol {
+        1 | 58 => 2,
+        6 => 16,
+        17 => 6,
+        _ => return,
+    };
+    if !upper || end > frame.len() || l4 + place + 2 > end {
+        return;
+    }
+    let end = if protocol == 17 { end.min(l4 + be16(frame, l4 + 4)).max(l4 + 8) } else { end };
+    frame[l4 + place..l4 + place + 2].fill(0);
+    let len = ((end - l4) as u32).to_be_bytes();
+    let pseudo =
+        if protocol == 1 { Vec::new() } else { [&frame[addresses], &len, &[0, 0, 0, protocol]].concat() };
+    let sum = match internet_checksum(&[&pseudo, &frame[l4..end]]) {
+        0 if protocol == 17 => 0xffff,
+        sum => sum,
+    };
+    set16(frame, l4 + place, sum.into());
 }
 
 fn retag(frame: &[u8], l3: usize, tags: &[u8]) -> Vec<u8> {
