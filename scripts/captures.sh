@@ -47,7 +47,7 @@ apt() {
         -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
         -o Acquire::https::Timeout=20 "$@"
 }
-apt update >"$work/log" 2>&1 || cannot "apt-get cannot read the lists of sources: $(grep -m1 '^[EW]:' "$work/log" || tail -1 "$work/log")"
+apt -o APT::Update::Error-Mode=any update >"$work/log" 2>&1 || cannot "apt-get cannot read the lists of sources: $(grep -m1 '^[EW]:' "$work/log" || tail -1 "$work/log")"
 rm -rf "$out"
 mkdir -p "$out"
 missing=()

@@ -31,8 +31,15 @@ program=$CARGO_TARGET_DIR/$host/release/forwarder-fuzz
 
 found=$CARGO_TARGET_DIR/found
 mkdir -p "$found"
-[ $# -gt 0 ] || mapfile -t targets < <("$program" 2>/dev/null)
-[ $# -eq 0 ] || targets=("$@")
+mapfile -t all < <("$program" 2>/dev/null)
+targets=("$@")
+[ $# -gt 0 ] || targets=("${all[@]}")
+for target in "${targets[@]}"; do
+    [[ " ${all[*]} " == *" $target "* ]] || {
+        echo "fuzz: there is no target $target; there are ${all[*]}" >&2
+        exit 2
+    }
+done
 failed=()
 for target in "${targets[@]}"; do
     corpus=$CARGO_TARGET_DIR/corpus/$target
