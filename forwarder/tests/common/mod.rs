@@ -255,10 +255,10 @@ impl Rig {
     pub fn turn(&mut self) {
         loop {
             let received: usize = self.workers.iter_mut().map(|w| w.turn()).sum();
-            // One worker has nobody to hand to, and statistics cost more than a turn.
-            let stats = if self.workers.len() > 1 { self.stats().workers } else { Vec::new() };
+            // Counters, as statistics cost more than a turn.
+            let counters = self.workers.iter().map(|w| w.engine().counters());
             let handed: u64 =
-                stats.iter().map(|w| w.handed_over.wrapping_sub(w.taken_over)).fold(0, u64::wrapping_add);
+                counters.map(|c| c.handed_over().wrapping_sub(c.taken_over.get())).fold(0, u64::wrapping_add);
             if received == 0 && handed == 0 {
                 break;
             }

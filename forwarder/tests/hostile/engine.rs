@@ -105,8 +105,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Bench {
+        Bench::with(1)
+    }
+
+    /// Frames arrive at these workers in turn, and are handed over to those that they belong to.
+    pub fn with(workers: usize) -> Bench {
         let flows = flows();
-        let rig = Rig::with(&config(&flows), 1, BUFFERS);
+        let rig = Rig::with(&config(&flows), workers, BUFFERS);
         let net = rig.workers[0].engine().net();
         let links = net.ports.iter().zip(net.ports_l2()).zip(VLANS).map(|((p, l2), vlan)| {
             let v4 = l2.ipv4.iter().map(|a| IpAddr::from(*a));
@@ -123,7 +128,7 @@ impl Bench {
     /// A frame arrives, unless there is no buffer for it, or it is longer than one.
     pub fn inject(&mut self, port: u8, frame: &[u8]) {
         let cut = &frame[..frame.len().min(CAPACITY)];
-        if self.frames < FRAMES && self.rig.ios[0].inject(port, cut) {
+        if self.frames < FRAMES && self.rig.ios[self.frames % self.rig.ios.len()].inject(port, cut) {
             self.frames += 1;
             self.oracle.arrives(port, cut);
             self.recent = Some((port, cut.to_vec()));
@@ -270,7 +275,8 @@ impl Bench {
             // A device takes only so many frames, or all again.
             1 => {
                 let (port, n) = (op >> 4 & 3, s.byte());
-                self.rig.ios[0].set_tx_room(port, if n >= 64 { usize::MAX } else { n.into() });
+                let room = if n >= 64 { usize::MAX } else { n.into() };
+                self.rig.ios.iter().for_each(|io| io.set_tx_room(port, room));
             }
             // Any bytes, perhaps for us.
             2 => {
@@ -322,7 +328,7 @@ impl Bench {
     #[track_caller]
     pub fn finish(&mut self) {
         for port in 0..4 {
-            self.rig.ios[0].set_tx_room(port, usize::MAX);
+            self.rig.ios.iter().for_each(|io| io.set_tx_room(port, usize::MAX));
         }
         for ms in [1, 1000, 1000, 1000, 1000, 1000, 60_000, 60_000] {
             self.wait(ms);
@@ -333,7 +339,8 @@ impl Bench {
         for _ in 0..4 {
             self.wait(3 * 3_600_000);
         }
-        assert!(self.rig.workers[0].engine().table().is_empty(), "connections are kept for ever");
+        let empty = self.rig.workers.iter().all(|worker| worker.engine().table().is_empty());
+        assert!(empty, "connections are kept for ever");
         if self.changed {
             let _ = self.rig.ask(Request::FlowDelete { name: "tcp4".into() });
             self.judge();
@@ -383,8 +390,8 @@ pub fn run(data: &[u8]) {
 
 /// Plays a script to its end.
 pub fn play(data: &[u8]) -> Bench {
-    let mut bench = Bench::new();
     let mut script = Script(data);
+    let mut bench = Bench::with(1 + usize::from(script.byte() & 1));
     for _ in 0..STEPS {
         if script.0.is_empty() {
             break;
@@ -405,7 +412,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let back: [u8; 5] = [6, index, 1, 0, 0];
         let answer: [u8; 2] = [4, 0];
         for kinds in (0..COUNT).collect::<Vec<_>>().chunks(10) {
-            let mut script = [&open[..], &answer, &data, &back].concat();
+            let workers = index + kinds[0] / 10;
+            let mut script = [&[workers][..], &open, &answer, &data, &back].concat();
             for kind in kinds {
                 script.extend([6, index, 0, *kind, 0xc5, 6, index, 1, *kind, 0x42]);
             }
