@@ -48,17 +48,18 @@ for target in "${targets[@]}"; do
     [ ${#options[@]} -eq 0 ] || rm -rf "$corpus"
     mkdir -p "$corpus"
     S2_FUZZ=$target S2_FUZZ_SEEDS=$corpus "$program" 2>/dev/null
+    # The value profile steers towards compared values: without it, two bytes that have to be right are hardly ever found.
     time=$seconds
     [ "$target" != engine ] || time=$engine
     log=$CARGO_TARGET_DIR/$target.log
     if S2_FUZZ=$target "$program" "${options[@]}" -max_total_time="$time" -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
-        -print_final_stats=1 -artifact_prefix="$found/$target-" "$corpus" >"$log" 2>&1; then
+        -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$found/$target-" "$corpus" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         edges=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -1)
         echo "fuzz: $target: $runs inputs in $time s, $edges edges"
     else
         failed+=("$target")
-        grep -vE '^#[0-9]+|^INFO|^stat::' "$log" | tail -30 >&2
+        { grep -A3 'panicked at' "$log" || tail -20 "$log"; } >&2
         echo "fuzz: $target failed; see $log" >&2
     fi
 done
