@@ -259,12 +259,10 @@ impl Rig {
     pub fn turn(&mut self) {
         loop {
             let received: usize = self.workers.iter_mut().map(|w| w.turn()).sum();
-            let handed: u64 = self
-                .stats()
-                .workers
-                .iter()
-                .map(|w| w.handed_over.wrapping_sub(w.taken_over))
-                .fold(0, u64::wrapping_add);
+            // Counters, as statistics cost more than a turn.
+            let counters = self.workers.iter().map(|w| w.engine().counters());
+            let handed: u64 =
+                counters.map(|c| c.handed_over().wrapping_sub(c.taken_over.get())).fold(0, u64::wrapping_add);
             if received == 0 && handed == 0 {
                 break;
             }
