@@ -481,6 +481,17 @@ fn ports_share_a_device_when_their_tags_differ() {
     let queues = problem(&port(6, "tap:a", "vlan = 31\nqueues = 3"));
     assert!(queues.contains("port[6].queues: 3 differs from what port \"p2\" says"), "{queues}");
 
+    let two = |device| {
+        let text = port(0, device, "vlan = 30") + &port(1, device, "outer_vlan = 30");
+        Config::parse(&text, "s2ds.toml").map_err(|e| e.to_string())
+    };
+    let confused = two("af_packet:eth0").unwrap_err();
+    assert!(
+        confused.contains("port[1].device: port \"p0\" has the same id in a tag of the other"),
+        "{confused}"
+    );
+    assert!(two("af_xdp:eth0").is_ok());
+
     let many = |devices: usize| (0..devices).map(|n| port(n, &format!("tap:t{n}"), "")).collect::<String>();
     assert!(Config::parse(&many(16), "s2ds.toml").is_ok());
     let error = Config::parse(&many(17), "s2ds.toml").unwrap_err().to_string();

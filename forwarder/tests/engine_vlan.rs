@@ -18,8 +18,10 @@ const S: u16 = 0x88a8;
 /// Tags as they lie in a frame: kind, priority bits and id.
 type Tags = Vec<(u16, u16)>;
 
-/// Five ports on one device, two on another; one more tag kind on a third.
-const PORTS: [(&str, &str, &[(u16, u16)]); 8] = [
+type PortOf = (&'static str, &'static str, &'static [(u16, u16)]);
+
+/// Name, device and tags: five ports on one device, two on another, one alone.
+const PORTS: [PortOf; 8] = [
     ("plain", "trunk", &[]),
     ("c30", "trunk", &[(C, 30)]),
     ("c40", "trunk", &[(C, 40)]),
