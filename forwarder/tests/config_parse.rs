@@ -59,8 +59,10 @@ fn flow(changes: &str) -> String {
 #[test]
 fn the_example_is_valid_and_says_what_it_says() {
     let config = Config::parse(EXAMPLE, "docs/s2ds.example.toml").unwrap();
-    assert_eq!(config.ports.len(), 2);
+    assert_eq!(config.ports.len(), 3);
     assert_eq!(config.ports[0].vlan, Some(120));
+    assert_eq!((config.ports[2].outer_vlan, config.ports[2].vlan), (Some(100), Some(30)));
+    assert_eq!(config.first_of_device(&config.ports[2]), 1);
     assert_eq!(config.ports[1].gateway.len(), 2);
     assert_eq!(config.routes[0].port, 0);
     assert_eq!(config.neighbors[0].mac, [2, 0, 0, 0, 0, 7]);
@@ -260,7 +262,7 @@ fn every_mistake_has_its_line_key_and_mend() {
             "1 to 4094",
         ),
         (
-            "[[port]]\nname = \"c\"\ndevice = \"af_packet:veth0\"\naddresses = [\"10.5.0.1/24\"]\nvlan = 120",
+            "[[port]]\nname = \"c\"\ndevice = \"af_packet:veth0\"\naddresses = [\"10.5.0.1/24\"]",
             "s2ds.toml:15: port[2].device: ",
             "port \"lan\" already, which has the same tags",
         ),
@@ -361,13 +363,14 @@ fn more_entries_than_the_limit_are_refused() {
     let limits = "[limits]\nflows = 1\n";
     let found = problems(&format!("{PORTS}{limits}{}{}", flow(""), flow("name=\"g\";listen=\"10.0.0.1:1\"")));
     assert!(found.len() == 1 && found[0].contains("limits.flows is 1"), "{found:?}");
-    let ports: String = (0..17)
+    let ports: String = (0..65)
         .map(|i| {
-            format!("[[port]]\nname = \"p{i}\"\ndevice = \"tap:t{i}\"\naddresses = [\"10.{i}.0.1/24\"]\n")
+            let vlan = i + 1;
+            format!("[[port]]\nname = \"p{i}\"\ndevice = \"tap:t\"\nvlan = {vlan}\naddresses = [\"10.{i}.0.1/24\"]\n")
         })
         .collect();
     let found = problems(&ports);
-    assert!(found.len() == 1 && found[0].contains("port[16]: ") && found[0].contains("16"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("port[64]: ") && found[0].contains("64"), "{found:?}");
 }
 
 #[test]
@@ -489,6 +492,17 @@ fn ports_share_a_device_when_their_tags_differ() {
     assert!(again.contains("port[6].device: tap:a belongs to port \"p4\" already"), "{again}");
     let queues = problem(&port(6, "tap:a", "vlan = 31\nqueues = 3"));
     assert!(queues.contains("port[6].queues: 3 differs from what port \"p2\" says"), "{queues}");
+
+    let two = |device| {
+        let text = port(0, device, "vlan = 30") + &port(1, device, "outer_vlan = 30");
+        Config::parse(&text, "s2ds.toml").map_err(|e| e.to_string())
+    };
+    let confused = two("af_packet:eth0").unwrap_err();
+    assert!(
+        confused.contains("port[1].device: port \"p0\" has the same id in a tag of the other"),
+        "{confused}"
+    );
+    assert!(two("af_xdp:eth0").is_ok());
 
     let many = |devices: usize| (0..devices).map(|n| port(n, &format!("tap:t{n}"), "")).collect::<String>();
     assert!(Config::parse(&many(16), "s2ds.toml").is_ok());

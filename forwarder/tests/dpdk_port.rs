@@ -11,6 +11,7 @@ use dpdk_common::{eal, frame, pool, settings};
 use forwarder::config::Device;
 use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings, data_room_for};
 use forwarder::io::{BURST, Burst, PacketBuf, PacketIo, TxBatch};
+use forwarder::wire::Tags;
 
 fn vdev(text: &str) -> Device {
     Device::Vdev(text.to_owned())

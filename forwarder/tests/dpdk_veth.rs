@@ -17,6 +17,7 @@ use forwarder::io::{PacketBuf, TxBatch};
 use forwarder::server::Server;
 use forwarder::service::{Handler, Peer};
 use forwarder::topology::Placement;
+use forwarder::wire::Tags;
 
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
@@ -54,11 +55,11 @@ fn open(
     Port::open(eal, wanted, pool).unwrap()
 }
 
-/// A frame of the local experimental EtherType (0x88b5) with `len` bytes, tagged or not.
-fn test_frame(pool: &Mempool, dst: [u8; 6], src: [u8; 6], tag: Option<u16>, len: usize) -> Mbuf {
+/// A frame of the local experimental EtherType (0x88b5) with `len` bytes and these tags.
+fn test_frame(pool: &Mempool, dst: [u8; 6], src: [u8; 6], tags: &[(u16, u16)], len: usize) -> Mbuf {
     let mut bytes = [dst, src].concat();
-    if let Some(tci) = tag {
-        bytes.extend([0x81, 0x00]);
+    for (kind, tci) in tags {
+        bytes.extend(kind.to_be_bytes());
         bytes.extend(tci.to_be_bytes());
     }
     bytes.extend([0x88, 0xb5]);
@@ -80,7 +81,7 @@ fn receive(queues: &mut [Queue]) -> Mbuf {
         }
         let ours = batch.iter().position(|f| {
             let head = f.head();
-            head.get(12..14) == Some(&[0x88, 0xb5]) || head.get(16..18) == Some(&[0x88, 0xb5])
+            [12, 16, 20].iter().any(|at| head.get(*at..at + 2) == Some(&[0x88, 0xb5]))
         });
         if let Some(at) = ours {
             assert_eq!(batch.len(), at + 1, "more than was sent");
@@ -98,23 +99,38 @@ fn exchange(
     far: &mut (Arc<Port>, Vec<Queue>),
     longest: usize,
 ) {
-    let (a, b) = (near.0.mac(), far.0.mac());
-    for (dst, tag, len) in [
-        (b, None, 60),
-        (b, Some(100), 64),
-        (b, None, longest),
-        (b, Some(0x6fff), longest + 4),
-        ([0xff; 6], None, 60),
-        ([0x33, 0x33, 0, 0, 0, 1], None, 90),
+    let b = far.0.mac();
+    for (dst, tags, len) in [
+        (b, &[][..], 60),
+        (b, &[(C, 100)], 64),
+        (b, &[], longest),
+        (b, &[(C, 0x6fff)], longest + 4),
+        ([0xff; 6], &[], 60),
+        ([0x33, 0x33, 0, 0, 0, 1], &[], 90),
     ] {
-        let sent = test_frame(pool, dst, a, tag, len);
-        let bytes = sent.head().to_vec();
-        let mut batch = TxBatch::<Mbuf>::new();
-        batch.push(sent);
-        assert_eq!(near.1[0].tx(&mut batch), 1);
-        let got = receive(&mut far.1);
-        assert_eq!(got.head(), bytes, "tag {tag:?}, {len} bytes");
+        pass(pool, near, far, dst, tags, len);
     }
+}
+
+const C: u16 = 0x8100;
+const S: u16 = 0x88a8;
+
+/// Sends a frame from one end to the other and compares every byte.
+fn pass(
+    pool: &Arc<Mempool>,
+    near: &mut (Arc<Port>, Vec<Queue>),
+    far: &mut (Arc<Port>, Vec<Queue>),
+    dst: [u8; 6],
+    tags: &[(u16, u16)],
+    len: usize,
+) {
+    let sent = test_frame(pool, dst, near.0.mac(), tags, len);
+    let bytes = sent.head().to_vec();
+    let mut batch = TxBatch::<Mbuf>::new();
+    batch.push(sent);
+    assert_eq!(near.1[0].tx(&mut batch), 1);
+    let got = receive(&mut far.1);
+    assert_eq!(got.head(), bytes, "tags {tags:x?}, {len} bytes");
 }
 
 #[test]
@@ -132,6 +148,31 @@ fn af_packet_carries_every_byte_both_ways() {
     exchange(&pool, &mut far, &mut near, 1514);
     drop((near, far));
     assert_eq!(pool.available(), pool.count());
+}
+
+/// Two tags take 8 bytes of the kernel's MTU; service tags are what they were, though the kernel takes them off.
+#[test]
+fn service_tags_pass_kernel_interfaces() {
+    if !veth(1508) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 8191, 0, data_room_for(1508), None).unwrap();
+    let change: fn(&mut PortSettings) = |s| {
+        let [c30, s100, both] = [(None, Some(30)), (Some(100), None), (Some(100), Some(30))]
+            .map(|(outer, inner)| Tags { outer, inner });
+        s.mtu = 1508;
+        s.tags = vec![Tags::NONE, c30, s100, both];
+    };
+    let mut near = open(&eal, &pool, 0, Device::AfXdp("near".into()), change);
+    let mut far = open(&eal, &pool, 1, Device::AfPacket("far".into()), change);
+    for (tags, len) in
+        [(&[][..], 1514), (&[(C, 0x601e)], 1518), (&[(S, 0xe064)], 1518), (&[(S, 0x3064), (C, 0x701e)], 1522)]
+    {
+        let (a, b) = (near.0.mac(), far.0.mac());
+        pass(&pool, &mut near, &mut far, b, tags, len);
+        pass(&pool, &mut far, &mut near, a, tags, len);
+    }
 }
 
 #[test]

@@ -18,8 +18,10 @@ const S: u16 = 0x88a8;
 /// Tags as they lie in a frame: kind, priority bits and id.
 type Tags = Vec<(u16, u16)>;
 
-/// Five ports on one device, two on another; one more tag kind on a third.
-const PORTS: [(&str, &str, &[(u16, u16)]); 8] = [
+type PortOf = (&'static str, &'static str, &'static [(u16, u16)]);
+
+/// Name, device and tags: five ports on one device, two on another, one alone.
+const PORTS: [PortOf; 8] = [
     ("plain", "trunk", &[]),
     ("c30", "trunk", &[(C, 30)]),
     ("c40", "trunk", &[(C, 40)]),
@@ -351,6 +353,8 @@ fn arp(dst: [u8; 6], op: u8, (sha, spa): ([u8; 6], IpAddr), (tha, tpa): ([u8; 6]
 #[test]
 fn arp_and_echo_are_answered_in_the_vlan_that_asks() {
     let mut rig = rig();
+    // Time earns echo replies.
+    rig.advance(1000);
     for port in 0..n_ports() {
         let (asker, mac) = (host(port, 2, false), host_mac(host(port, 2, false)));
         let gateway = gw_mac(device(port));

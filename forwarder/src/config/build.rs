@@ -17,6 +17,7 @@ use super::{
 };
 use crate::api::{FlowSpec, MssClamp, Proto, lease};
 use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
+use crate::wire::Tags;
 
 /// Longest path a Unix socket's address holds, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -249,6 +250,19 @@ fn shared_device(section: &Section<'_>, place: &Place, port: &PortConfig, config
     }
     if others.is_empty() && config.devices().count() == MAX_DEVICES {
         section.fail(place, format!("is one device too many; at most {MAX_DEVICES} are possible"));
+    }
+    // Its driver passes a service tag for an 802.1Q tag.
+    let alike = |p: &&&PortConfig| {
+        let ids = |t: Tags| if t.outer.is_some() && t.inner.is_some() { None } else { t.outer.or(t.inner) };
+        p.tags() != port.tags() && ids(p.tags()).is_some() && ids(p.tags()) == ids(port.tags())
+    };
+    if let (Device::AfPacket(_), Some(other)) = (&port.device, others.iter().find(alike)) {
+        let message = format!(
+            "port {:?} has the same id in a tag of the other kind, which af_packet cannot tell apart; use another id or \
+             af_xdp",
+            other.name
+        );
+        section.fail(place, message);
     }
     let different = |p: &&&PortConfig| p.queues.is_some() && p.queues != port.queues;
     if let (Some(queues), Some(other)) = (port.queues, others.iter().find(different)) {

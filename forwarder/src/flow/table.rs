@@ -835,6 +835,26 @@ mod tests {
         }
     }
 
+    /// Connections that differ in nothing but their ports of arrival are different ones.
+    #[test]
+    fn the_port_of_arrival_tells_connections_apart() {
+        use crate::io::MAX_PORTS;
+        for v6 in [false, true] {
+            let mut table = ConnTable::new(100, HashKey::new([3; 32])).unwrap();
+            let at = |port: usize| Endpoints {
+                arrives: [port as PortIndex, (MAX_PORTS - 1 - port) as PortIndex],
+                ..endpoints(1, v6)
+            };
+            let numbers: Vec<u32> = (0..MAX_PORTS).map(|p| insert(&mut table, &at(p)).unwrap()).collect();
+            for (port, n) in numbers.iter().enumerate() {
+                let e = at(port);
+                assert_eq!(table.endpoints(*n), e);
+                let found = tuples(&e).map(|t| table.find(&t.key().unwrap()).unwrap());
+                assert_eq!(found, Direction::BOTH.map(|d| Found::of(*n, d)));
+            }
+        }
+    }
+
     /// The index may have no place for one key or for the other while records are free: nothing must change then.
     #[test]
     fn an_insert_that_fails_leaves_the_free_records() {
