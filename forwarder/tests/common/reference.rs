@@ -78,11 +78,11 @@ impl Rewritten {
         while data.len() < payload {
             let piece = sent.pop_front().ok_or("a piece is missing")?;
             let fault = |what: &str| Err(format!("piece {n} {piece:02x?}: {what}"));
-            if piece.len() < l3 + 28 || piece[..l3] != self.frame[..l3] || piece[l3] >> 4 != 4 {
+            if piece.len() < l3 + 20 || piece[..l3] != self.frame[..l3] || piece[l3] >> 4 != 4 {
                 return fault("not one of this packet");
             }
             let ip = &piece[l3..];
-            let own_header = usize::from(ip[0] & 15) * 4;
+            let own_header = ip.len().min(usize::from(ip[0] & 15) * 4);
             let mut expected = whole[..20].to_vec();
             expected.extend(if n == 0 { whole[20..header].to_vec() } else { copied(&whole[20..header]) });
             let len = ((mtu - header) / 8 * 8).min(payload - data.len());
