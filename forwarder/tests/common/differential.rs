@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use forwarder::engine::DropReason;
+use forwarder::flow::Tuple;
+use forwarder::flow::table::Endpoints;
 
 use super::packet::internet_checksum;
 use super::reference::{Arrived, MTUS, Model, Rewritten, Verdict};
@@ -134,7 +136,7 @@ impl Differential {
                 Verdict::Piece(opens) => self.piece(port, frame, opens, &mut sent, &mut expected)?,
                 verdict => {
                     if verdict.reason() == Some(DropReason::TooBig) {
-                        self.model.opened_unseen(port, frame);
+                        self.opens_unseen(port, frame)?;
                     }
                     self.comes_out(port, frame, verdict, &mut sent, &mut expected)?;
                 }
@@ -222,6 +224,19 @@ impl Differential {
             .map_err(|e| format!("{port} {frame:02x?} opens a connection, but {e}"))
     }
 
+    /// A first packet was dropped on its way out, after it had opened its connection. Nobody has seen its source: the forwarder says.
+    fn opens_unseen(&mut self, port: u8, frame: &[u8]) -> Result<(), String> {
+        let Some((proto, src, dst)) = self.model.newcomer(port, frame) else { return Ok(()) };
+        self.opened += 1;
+        let key = Tuple { port, proto, src, dst }.key().unwrap();
+        let Some((row, _)) = self.rig.workers[0].engine().probe(&key) else {
+            return Err(format!("{port} {frame:02x?} opens no connection"));
+        };
+        let Endpoints { source, target, arrives: [_, out], .. } = row.endpoints;
+        self.model.add(Conn { proto, client: src, listen: dst, source, target, port, out });
+        Ok(())
+    }
+
     /// A fragment, and what waited for it.
     fn piece(
         &mut self,
@@ -235,7 +250,7 @@ impl Differential {
             Arrived::Waits => return Ok(()),
             Arrived::Refused(reason) => {
                 if opens.is_some() {
-                    self.model.opened_unseen(port, frame);
+                    self.opens_unseen(port, frame)?;
                 }
                 return self.comes_out(port, frame, Verdict::Drop(reason), sent, expected);
             }
@@ -244,7 +259,7 @@ impl Differential {
         for (n, frame) in passed.iter().enumerate() {
             if let Some(opens) = opens.filter(|_| n == 0) {
                 if self.model.too_big(port, frame) {
-                    self.model.opened_unseen(port, frame);
+                    self.opens_unseen(port, frame)?;
                 } else {
                     self.opens(port, frame, opens, sent)?;
                 }

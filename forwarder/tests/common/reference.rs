@@ -133,8 +133,6 @@ pub struct Model {
     conns: Vec<Conn>,
     /// Connections by what a packet says: is it TCP, port of arrival, source and destination; true from the client.
     by_tuple: HashMap<Tuple, (usize, bool)>,
-    /// From the client, of connections whose sources nobody has seen: their first packets were too big for the way out.
-    unseen: HashSet<Tuple>,
     datagrams: HashMap<DatagramKey, Datagram>,
     /// Identifications of IPv4 or IPv6 that pieces left with.
     ids: HashSet<(bool, u32)>,
@@ -557,8 +555,7 @@ impl Model {
         let conn = self.conn(port, p);
         if p.expired {
             // Who may use the flow is told (RFC 1812 section 5.3.1, RFC 4443 section 3.3).
-            let known = conn.is_some() || self.unseen.contains(&tuple(port, p));
-            let may = known || self.admits(port, p).is_ok();
+            let may = conn.is_some() || self.admits(port, p).is_ok();
             return Err(if may { tell(port, frame, p, TtlExpired, None) } else { Verdict::Drop(TtlExpired) });
         }
         match conn {
@@ -572,7 +569,7 @@ impl Model {
                 if p.piece.is_some() {
                     return Ok(Verdict::Piece(Some((n, out))));
                 }
-                // The connection is open all the same: `Model::opened_unseen`.
+                // The connection is open all the same: `Model::newcomer`.
                 check_size(port, frame, p, out)?;
                 Ok(Verdict::Opens(n, out))
             }
@@ -593,8 +590,7 @@ impl Model {
         let flow = &self.flows[n];
         check(flow.from.iter().any(|prefix| prefix.contains(&p.src.ip())), SourceDenied)?;
         // Of SYN, ACK, RST and FIN the first alone opens a connection.
-        let opens = p.proto == Proto::Udp || p.flags & 0x17 == 2;
-        check(opens || self.unseen.contains(&tuple(port, p)), TcpNoConnection)?;
+        check(p.proto == Proto::Udp || p.flags & 0x17 == 2, TcpNoConnection)?;
         let out = route(flow.target.ip()).unwrap();
         let back = route(p.src.ip()).ok_or(Verdict::Drop(NoRoute))?;
         check(back == port, ReversePath)?;
@@ -667,11 +663,11 @@ impl Model {
         Ok(Verdict::Error(out, link(&f[l3..], l3, out, to.ip(), wrong_checksum)))
     }
 
-    /// A first packet was dropped on its way out: it has opened its connection, and nobody has seen from where.
-    pub fn opened_unseen(&mut self, port: u8, frame: &[u8]) {
-        if let Ok(Parsed::Transport(p)) = parse(port, frame) {
-            self.unseen.insert(tuple(port, &p));
-        }
+    /// Source and destination of a packet that opens a connection, though it was dropped on its way out.
+    pub fn newcomer(&self, port: u8, frame: &[u8]) -> Option<(Proto, SocketAddr, SocketAddr)> {
+        let Ok(Parsed::Transport(p)) = parse(port, frame) else { return None };
+        let new = p.has_header() && self.conn(port, &p).is_none();
+        new.then_some((p.proto, p.src, p.dst))
     }
 
     /// Takes in the connection that a frame opened, with the source that was chosen for it as `sent` says. Says no more than
