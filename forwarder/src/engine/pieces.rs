@@ -148,7 +148,7 @@ pub(super) enum Place {
     Worker(usize),
 }
 
-/// What a fragment is, `ip` being its packet without faults; none when it is no fragment. `transport` is the first one's.
+/// What a fragment is, `ip` being its packet without faults; none when it is no fragment, or one of no datagram. `transport` is the first one's.
 pub(super) fn part(port: PortIndex, ip: &[u8], transport: Option<Transport>) -> Option<Part> {
     let part = |addrs, protocol, id, piece, l4: usize, header: usize| Part {
         key: FragmentKey { port, protocol, addrs, id },
@@ -157,6 +157,7 @@ pub(super) fn part(port: PortIndex, ip: &[u8], transport: Option<Transport>) -> 
         header: header as u16,
         transport,
     };
+    let possible = |part: &Part| part.key.end_of(part.piece).is_some();
     if ip.first()? >> 4 == 4 {
         let ip = Ipv4::parse_quoted(ip).ok().filter(Ipv4::is_fragment)?;
         let piece = fragments::Piece {
@@ -165,7 +166,7 @@ pub(super) fn part(port: PortIndex, ip: &[u8], transport: Option<Transport>) -> 
             more: ip.more_fragments(),
         };
         let addrs = Addrs::of(ip.src().into(), ip.dst().into())?;
-        return Some(part(addrs, ip.protocol(), ip.id().into(), piece, ip.header_len(), 0));
+        return Some(part(addrs, ip.protocol(), ip.id().into(), piece, ip.header_len(), 0)).filter(possible);
     }
     let ip = Ipv6::parse_quoted(ip).ok()?;
     let upper = ip.upper().ok()?;
@@ -174,7 +175,7 @@ pub(super) fn part(port: PortIndex, ip: &[u8], transport: Option<Transport>) -> 
     let len = ip.total_len().saturating_sub(begin);
     let piece = fragments::Piece { offset: header.offset, len: len as u16, more: header.more };
     let addrs = Addrs::of(ip.src().into(), ip.dst().into())?;
-    Some(part(addrs, 0, header.id, piece, upper.offset, header.at))
+    Some(part(addrs, 0, header.id, piece, upper.offset, header.at)).filter(possible)
 }
 
 fn reason(refusal: Refusal) -> DropReason {

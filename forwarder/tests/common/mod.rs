@@ -167,6 +167,7 @@ pub struct Rig {
     pub workers: Vec<TestWorker<FakeClock>>,
     pub ios: Vec<MemoryIo>,
     pub clock: FakeClock,
+    pub stop: StopFlag,
     pub buffers: usize,
 }
 
@@ -185,7 +186,8 @@ impl Rig {
     pub fn steered(text: &str, workers: usize, buffers: usize, steering: &Steering) -> Rig {
         let clock = FakeClock::default();
         let made = make_steered(text, workers, buffers, clock.clone(), steering);
-        Rig { gateway: made.gateway, workers: made.workers, ios: made.ios, clock, buffers }
+        let Made { gateway, workers, ios, stop } = made;
+        Rig { gateway, workers, ios, clock, stop, buffers }
     }
 
     /// The worker that a packet belongs to.
