@@ -48,10 +48,10 @@ for target in "${targets[@]}"; do
     [ ${#options[@]} -eq 0 ] || rm -rf "$corpus"
     mkdir -p "$corpus"
     S2_FUZZ=$target S2_FUZZ_SEEDS=$corpus "$program" 2>/dev/null
-    # The value profile steers towards compared values: without it, two bytes that have to be right are hardly ever found.
     time=$seconds
     [ "$target" != engine ] || time=$engine
     log=$CARGO_TARGET_DIR/$target.log
+    # The value profile steers towards compared values: without it, two bytes that have to be right are hardly ever found.
     if S2_FUZZ=$target "$program" "${options[@]}" -max_total_time="$time" -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
         -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$found/$target-" "$corpus" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
