@@ -250,8 +250,7 @@ fn quoted_options_and_extension_headers_are_passed_over() {
     for conn in &conns {
         for by_client in [true, false] {
             if conn.client.is_ipv4() {
-                for options in [vec![1, 1, 1, 0], vec![7, 7, 4, 1, 2, 3, 4, 0], vec![148, 4, 0, 0].repeat(10)]
-                {
+                for options in [vec![1, 1, 1, 0], vec![7, 7, 4, 1, 2, 3, 4, 0], [148, 4, 0, 0].repeat(10)] {
                     let case = about(conn, by_client, 40, |p| p.ip_options = options.clone());
                     case.passes(&mut rig, HEADS4[2]);
                 }
@@ -353,7 +352,7 @@ fn errors_about_packets_of_no_connection_are_dropped() {
             let t = l4(conn);
             let (src, dst) = if v4 { (15, 19) } else { (23, 39) };
             for (name, at, bit) in
-                [("source port", t + 1, 1), ("destination port", t + 3, 1), ("destination", dst, 1)]
+                [("source port", t + 1, 0x40), ("destination port", t + 3, 0x40), ("destination", dst, 0x40)]
             {
                 let case = plain(conn, by_client).each(|q| {
                     q[at] ^= bit;
