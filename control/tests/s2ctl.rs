@@ -142,6 +142,9 @@ fn tables_show_what_matters() {
         "222",
         "10.0.0.9",
         "resol\\u{1b}[31mving",
+        "02:00:00:00:00:66",
+        "4711",
+        "12 s ago",
     ];
     shows(&good(&fixture, &["port", "list"]), &ports);
     let stats = good(&fixture, &["stats"]);

@@ -307,7 +307,8 @@ fn spoil(f: &mut Frame, r: &mut Random, port: u8, model: &Model) {
             if l3 == 18 && r.percent(70) {
                 f.put(14, &tci);
             } else {
-                f.insert(12, &[r.pick(&[0x81, 0x81, 0x81, 0x88]), 0, tci[0], tci[1]]);
+                let kind = r.pick(&[[0x81, 0], [0x81, 0], [0x88, 0xa8], [0x88, 0]]);
+                f.insert(12, &[kind[0], kind[1], tci[0], tci[1]]);
             }
         }
         5 if l3 == 18 => drop(f.0.drain(12..16.min(f.0.len()))),

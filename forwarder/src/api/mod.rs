@@ -435,8 +435,11 @@ pub struct PortInfo {
     pub addresses: Vec<IpNet>,
     /// MTU in bytes (layer 3).
     pub mtu: u16,
-    /// VLAN id, when tagged.
+    /// 802.1Q VLAN id, when tagged.
     pub vlan: Option<u16>,
+    /// VLAN id of the 802.1ad service tag, when there is one.
+    #[serde(default)]
+    pub outer_vlan: Option<u16>,
     /// Default next hops.
     pub gateway: Vec<IpAddr>,
     /// Queues in use, one a worker.
@@ -462,6 +465,22 @@ pub struct PortInfo {
     pub tx_errors: u64,
     /// Next hops known on the port.
     pub neighbors: Vec<NeighborInfo>,
+    /// Own addresses that others claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictInfo>,
+}
+
+/// An own address that another station claimed while the forwarder ran (RFC 5227 section 2.4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// MAC address of the last one that claimed it.
+    pub mac: String,
+    /// How often it was claimed.
+    pub times: u64,
+    /// Seconds since it last was.
+    pub ago: u32,
 }
 
 /// A next hop.
@@ -488,7 +507,7 @@ pub struct Stats {
     pub sent: u64,
     /// Received frames held: in TX batches and waiting for a next hop.
     pub held: u64,
-    /// The forwarder's own frames (ARP requests, neighbor solicitations), not part of `sent`.
+    /// The forwarder's own frames (ARP requests, neighbor solicitations, announcements), not part of `sent`.
     pub originated: u64,
     /// Drops by reason; every reason is present. Includes `local_*`: frames that ended at the gateway itself.
     pub drops: std::collections::BTreeMap<String, u64>,

@@ -22,7 +22,7 @@ pub(super) const SCRATCH: usize = 9800;
 const OWN: usize = 1280;
 
 /// How much of something a worker sends: a token bucket (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Allowance {
     left: u32,
     refilled: Millis,
@@ -32,6 +32,10 @@ impl Allowance {
     /// In a second, and in one go.
     const RATE: u32 = 1000;
     const BURST: u32 = 200;
+
+    pub(super) fn new() -> Self {
+        Self { left: Self::BURST, refilled: 0 }
+    }
 
     /// May one more be sent now?
     fn take(&mut self, now: Millis) -> bool {

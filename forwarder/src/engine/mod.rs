@@ -17,6 +17,7 @@ mod peers;
 mod pieces;
 mod refused;
 mod relay;
+mod shared;
 mod slow;
 mod start;
 mod sweep;
@@ -36,13 +37,15 @@ use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::key::Addrs;
 use crate::flow::{ConnTable, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
-use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
+use crate::neighbor::{AdjIndex, Announcer, NeighborTable, PortL2};
 use crate::net::Network;
 use crate::sync::Reader;
+use crate::wire::eth::{self, Frame};
 use errors::Allowance;
-use fast::{Expect, Lane, TAGGED, UNTAGGED, Unsent};
+use fast::{Expect, Lane, STACKED, TAGGED, UNTAGGED, Unsent};
 use refused::Refused;
 use relay::Plain;
+use shared::Shared;
 
 /// Most packets that wait for next hops to answer, and for any one of them.
 const PENDING: usize = 512;
@@ -58,6 +61,8 @@ pub struct Parts<B> {
     pub counters: Arc<WorkerCounters>,
     /// Next hops, with the static ones already known.
     pub neighbors: NeighborTable,
+    /// Own addresses, to be announced and defended.
+    pub own: Announcer,
     /// This worker's source ports.
     pub ports: SourcePorts,
     /// Most connections.
@@ -99,6 +104,7 @@ pub struct Engine<B> {
     counters: Arc<WorkerCounters>,
     table: ConnTable,
     neighbors: NeighborTable,
+    own: Announcer,
     ports_l2: Vec<PortL2>,
     ports: SourcePorts,
     timeouts: Timeouts,
@@ -106,6 +112,7 @@ pub struct Engine<B> {
     steering: Arc<[Steering]>,
     now: Millis,
     expect: Vec<Expect>,
+    shared: Shared,
     lanes: [Lane; BURST],
     refused: Refused,
     pending: Vec<Pending<B>>,
@@ -131,7 +138,11 @@ impl<B: PacketBuf> Engine<B> {
     /// # Errors
     /// The system does not give the memory.
     pub fn new(parts: Parts<B>) -> io::Result<Self> {
-        let expect = (0..).zip(&parts.net.ports).map(|(i, p)| Expect::new(i, p.mac, p.vlan)).collect();
+        let shared = Shared::new(&parts.net);
+        let expect = (0..)
+            .zip(&parts.net.ports)
+            .map(|(i, p)| Expect::new(i, p.mac, p.tags, shared.is_shared(i)))
+            .collect();
         let ports_l2 = parts.net.ports_l2();
         Ok(Self {
             table: ConnTable::new(parts.connections, parts.hash)?,
@@ -139,6 +150,7 @@ impl<B: PacketBuf> Engine<B> {
             flows: parts.flows,
             counters: parts.counters,
             neighbors: parts.neighbors,
+            own: parts.own,
             ports_l2,
             ports: parts.ports,
             timeouts: parts.timeouts,
@@ -146,6 +158,7 @@ impl<B: PacketBuf> Engine<B> {
             steering: parts.steering,
             now: 0,
             expect,
+            shared,
             lanes: [Lane::SLOW; BURST],
             refused: Refused::new(),
             pending: Vec::with_capacity(PENDING),
@@ -156,8 +169,8 @@ impl<B: PacketBuf> Engine<B> {
             fragments: parts.fragments,
             pairs: parts.pairs,
             taken_over: false,
-            echoes: Allowance::default(),
-            own_errors: Allowance::default(),
+            echoes: Allowance::new(),
+            own_errors: Allowance::new(),
             scratch: vec![0; errors::SCRATCH].into(),
         })
     }
@@ -167,9 +180,24 @@ impl<B: PacketBuf> Engine<B> {
         self.table.populate();
     }
 
-    /// Passes a burst that arrived at `port` through the engine; `burst` is empty afterwards.
+    /// Passes a burst that arrived at the device of `port`, its first one, through the engine; `burst` is empty afterwards.
     #[inline]
     pub fn process<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
+        if self.expect[usize::from(port)].shared {
+            self.process_shared(edge, port, burst);
+        } else {
+            self.process_one(edge, port, burst);
+        }
+    }
+
+    /// The same for frames of one port.
+    #[inline]
+    fn process_one<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
@@ -188,9 +216,10 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) -> u64 {
-        match self.expect[usize::from(port)].vlan {
-            None => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
-            Some(_) => self.relay_at::<TAGGED, IO>(edge, port, burst),
+        match usize::from(self.expect[usize::from(port)].l3) {
+            UNTAGGED => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
+            TAGGED => self.relay_at::<TAGGED, IO>(edge, port, burst),
+            _ => self.relay_at::<STACKED, IO>(edge, port, burst),
         }
     }
 
@@ -287,7 +316,7 @@ impl<B: PacketBuf> Engine<B> {
         } else {
             Addrs::V4(lane.key[0])
         };
-        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag() };
+        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag(), port };
         match self.table.find_hashed(lane.hash, &key) {
             Some(found) if self.still_allowed(found.conn()) => {
                 let l4 = if lane.is_v6() { crate::wire::ipv6::HEADER } else { IP4_HEADER } as u16;
@@ -310,11 +339,18 @@ impl<B: PacketBuf> Engine<B> {
             return self.await_neighbor(edge, pending);
         }
         let (l2_len, l3) = (usize::from(adjacency.l2_len), usize::from(pending.l3));
+        // The header it came with still lies before the packet.
+        let came = Frame::parse(pending.packet.head()).ok().filter(|frame| frame.l3 == l3);
         let fits =
             if l2_len <= l3 { pending.packet.pull(l3 - l2_len) } else { pending.packet.push(l2_len - l3) };
         let header = adjacency.l2.get(..l2_len);
         match (fits, pending.packet.head_mut().get_mut(..l2_len), header) {
-            (true, Some(to), Some(from)) => to.copy_from_slice(from),
+            (true, Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                if let Some(came) = came.filter(|_| l2_len > UNTAGGED) {
+                    eth::keep_priority(to, came.tags);
+                }
+            }
             _ => return self.drop(edge, pending.port, pending.packet, DropReason::NoHeadroom),
         }
         if pending.split > 0 {

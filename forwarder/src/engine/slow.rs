@@ -16,7 +16,7 @@ use crate::flow::{Direction, Found, Tuple};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::nat::error::OwnError;
 use crate::nat::icmp::is_error;
-use crate::neighbor::{self, AdjIndex, Heard, Solicit, Wanted};
+use crate::neighbor::{self, AdjIndex, Announcement, Heard, PortL2, Solicit, Wanted};
 use crate::wire::eth::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::wire::icmpv6::{self, Icmpv6};
 use crate::wire::ipv4::Ipv4;
@@ -95,8 +95,7 @@ impl<B: PacketBuf> Engine<B> {
             _ => DropReason::EthTruncated,
         })?;
         let at = &self.net.ports[usize::from(port)];
-        // Priority-tagged frames (VLAN id 0) count as untagged, IEEE 802.1Q section 6.9.
-        if frame.vlan.map(|tci| tci & 0xfff).filter(|id| *id != 0) != at.vlan {
+        if frame.tags.vlans() != at.tags {
             return Err(DropReason::VlanMismatch);
         }
         if frame.dst != at.mac && !frame.dst.is_multicast() {
@@ -332,7 +331,7 @@ impl<B: PacketBuf> Engine<B> {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
         for key in self.table.keys(n) {
-            self.pairs.add(key.port(), &key.addrs);
+            self.pairs.add(key.port, &key.addrs);
         }
         Ok(n)
     }
@@ -433,13 +432,29 @@ impl<B: PacketBuf> Engine<B> {
             None if solicit.target.is_ipv6() => IpAddr::V6(at.link_local),
             None => return,
         };
+        self.originate(edge, solicit.port, Solicit::FRAME_MAX, |buf, l2| solicit.write(buf, l2, source));
+    }
+
+    /// Tells everybody on a link that we have an address: a gratuitous ARP or an unsolicited advertisement of our own.
+    pub(super) fn announce<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, own: &Announcement) {
+        self.originate(edge, own.port, Announcement::FRAME_MAX, |buf, l2| own.write(buf, l2));
+    }
+
+    /// Sends a frame of our own, of at most `most` bytes, by `port`; `write` fills it and returns its length. What cannot be
+    /// sent is left out.
+    fn originate<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        most: usize,
+        write: impl FnOnce(&mut [u8], &PortL2) -> Result<usize, WireError>,
+    ) {
         let Some(mut packet) = edge.io.alloc() else { return };
-        if !packet.resize(Solicit::FRAME_MAX) {
+        if !packet.resize(most) {
             return;
         }
-        let written = solicit.write(packet.head_mut(), &self.ports_l2[usize::from(solicit.port)], source);
-        let Ok(len) = written else { return };
-        if packet.resize(len) && edge.send(&self.counters, solicit.port, len as u64, packet).is_ok() {
+        let Ok(len) = write(packet.head_mut(), &self.ports_l2[usize::from(port)]) else { return };
+        if packet.resize(len) && edge.send(&self.counters, port, len as u64, packet).is_ok() {
             self.counters.originated.add(1);
         }
     }
@@ -467,7 +482,12 @@ impl<B: PacketBuf> Engine<B> {
             }
         };
         let Ok(outcome) = outcome else { return self.drop(edge, port, packet, malformed) };
-        let mut reason = if outcome.conflict { DropReason::AddressConflict } else { ignored };
+        let mut reason = if outcome.conflict.is_some() { DropReason::AddressConflict } else { ignored };
+        if let Some(rival) = outcome.conflict
+            && let Some(own) = self.own.contested(port, &rival, outcome.reply.is_some(), self.now)
+        {
+            self.announce(edge, &own);
+        }
         // What is not on this port's link has no next hop here, whatever it says.
         if let Some(heard) = outcome.heard.filter(|h| self.net.on_link(port, h.address)) {
             reason = local;

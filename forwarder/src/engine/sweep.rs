@@ -11,7 +11,7 @@ use crate::engine::DropReason;
 use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Direction, Found, Key, Millis};
 use crate::io::{PacketBuf, PacketIo};
-use crate::neighbor::{Solicit, Wanted};
+use crate::neighbor::{Announcement, Contested, Solicit, Wanted};
 
 /// The hand goes round a full table of any size in about this many milliseconds.
 const ROUND: u32 = 2048;
@@ -128,7 +128,7 @@ impl<B: PacketBuf> Engine<B> {
             flow.shared.connections.give();
         }
         for key in self.table.keys(n) {
-            self.pairs.remove(key.port(), &key.addrs);
+            self.pairs.remove(key.port, &key.addrs);
         }
         for direction in Direction::BOTH {
             self.neighbors.release(self.table.half(Found::of(n, direction)).next_hop);
@@ -144,7 +144,7 @@ impl<B: PacketBuf> Engine<B> {
         self.table.remove(n);
     }
 
-    /// Asks next hops that have to be asked, and gives up what waits for those that do not answer.
+    /// Asks next hops that have to be asked, announces own addresses, and gives up what waits for next hops that do not answer.
     #[cold]
     fn tick_neighbors<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
         let mut asks = ArrayVec::<Solicit, 64>::new();
@@ -163,6 +163,11 @@ impl<B: PacketBuf> Engine<B> {
             }
             dropped.push(packet);
         });
+        let mut says = ArrayVec::<Announcement, 64>::new();
+        self.own.tick(self.now, &mut |own| _ = says.try_push(own));
+        for own in says {
+            self.announce(edge, &own);
+        }
         let mut i = 0;
         while i < self.pending.len() {
             if self.neighbors.wanted(self.pending[i].next_hop, self.now) == Wanted::Failed {
@@ -188,6 +193,11 @@ impl<B: PacketBuf> Engine<B> {
             }
         }
         (stop < end).then_some(stop)
+    }
+
+    /// Own addresses that other stations claimed.
+    pub fn contested(&self) -> impl Iterator<Item = Contested> + '_ {
+        self.own.claimed_by_others(self.now)
     }
 
     /// The connection a packet belongs to, and which way the packet goes.

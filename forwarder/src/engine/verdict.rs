@@ -32,7 +32,7 @@ reasons! {
     LocalNd = "local_nd",
     /// The frame is shorter than its Ethernet header.
     EthTruncated = "eth_truncated",
-    /// The frame's VLAN tag is not the port's, is missing, or is one of several.
+    /// The frame's VLAN tags are not those of a port of the device, or are more than two.
     VlanMismatch = "vlan_mismatch",
     /// The frame is addressed to another station.
     NotForUs = "not_for_us",

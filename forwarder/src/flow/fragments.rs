@@ -682,7 +682,7 @@ mod tests {
     }
 
     fn key_of(k: &FragmentKey) -> Key {
-        Key { addrs: k.addrs, ports: 0x1234_5678, tag: tag::KEY | k.port }
+        Key { addrs: k.addrs, ports: 0x1234_5678, tag: tag::KEY, port: k.port }
     }
 
     fn piece(offset: u16, len: u16, more: bool) -> Piece {

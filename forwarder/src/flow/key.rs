@@ -7,9 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::api::Proto;
-use crate::io::{MAX_PORTS, PortIndex};
+use crate::io::PortIndex;
 
-/// Bits of a [`Key`]'s tag; the low four are the port of arrival.
+/// Bits of a [`Key`]'s tag.
 pub mod tag {
     /// IPv6.
     pub const V6: u8 = 0x80;
@@ -17,11 +17,7 @@ pub mod tag {
     pub const TCP: u8 = 0x40;
     /// Set in every tag, so that 0 is none.
     pub const KEY: u8 = 0x20;
-    /// The bits of the port of arrival.
-    pub const PORT: u8 = 0xf;
 }
-
-const _: () = assert!(MAX_PORTS <= tag::PORT as usize + 1);
 
 /// Addresses, as they lie in the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +35,10 @@ pub struct Key {
     pub addrs: Addrs,
     /// Source port (low half) and destination port: the first four bytes of the transport header.
     pub ports: u32,
-    /// Family, protocol and port of arrival, [`tag`].
+    /// Family and protocol, [`tag`].
     pub tag: u8,
+    /// Port of arrival.
+    pub port: PortIndex,
 }
 
 impl Addrs {
@@ -65,9 +63,10 @@ impl Addrs {
 }
 
 impl Key {
-    /// The port of arrival.
-    pub fn port(&self) -> PortIndex {
-        self.tag & tag::PORT
+    /// What the hash takes beside the addresses.
+    #[inline(always)]
+    pub fn rest(&self) -> u64 {
+        rest(self.ports, self.tag, self.port)
     }
 
     /// Is it IPv6?
@@ -76,16 +75,22 @@ impl Key {
     }
 }
 
-/// What the hash takes beside the addresses.
+/// [`Key::rest`] of its parts.
 #[inline(always)]
-pub fn rest(ports: u32, tag: u8) -> u64 {
-    u64::from(ports) | u64::from(tag) << 32
+pub fn rest(ports: u32, tag: u8, port: PortIndex) -> u64 {
+    u64::from(ports) | u64::from(tag) << 32 | u64::from(port) << 40
 }
 
 /// The tag in a word that [`rest`] made.
 #[inline(always)]
 pub fn tag_of(rest: u64) -> u8 {
     (rest >> 32) as u8
+}
+
+/// The port of arrival in a word that [`rest`] made.
+#[inline(always)]
+pub fn port_of(rest: u64) -> PortIndex {
+    (rest >> 40) as u8
 }
 
 /// A packet's 5-tuple and its port of arrival, in the standard library's types. For the slow path.
@@ -136,6 +141,6 @@ impl Tuple {
             Proto::Udp => 0,
         };
         let ports = u32::from(word2(self.src.port())) | u32::from(word2(self.dst.port())) << 16;
-        Some(Key { addrs, ports, tag: tag::KEY | family | protocol | self.port })
+        Some(Key { addrs, ports, tag: tag::KEY | family | protocol, port: self.port })
     }
 }

@@ -93,8 +93,8 @@ pub mod seen {
 #[derive(Debug, Clone, Copy, Zeroable, Pod)]
 #[repr(C, align(64))]
 pub struct Half {
-    /// What a packet must have: IPv4 source (low half) and destination in network order; ports and tag as [`key::rest`]
-    /// puts them. All zero in a free record. IPv6 addresses lie in `ConnTable::v6`.
+    /// What a packet must have: IPv4 source (low half) and destination in network order; the rest as [`key::rest`]
+    /// puts it. All zero in a free record. IPv6 addresses lie in `ConnTable::v6`.
     pub key: [u64; 2],
     /// Addresses that an IPv4 packet leaves with.
     pub new_addrs: u64,
@@ -193,7 +193,7 @@ impl Endpoints {
 }
 
 impl Half {
-    /// Family, protocol and port of arrival, [`tag`].
+    /// Family and protocol, [`tag`].
     #[inline(always)]
     pub fn tag(&self) -> u8 {
         key::tag_of(self.key[1])
@@ -343,11 +343,11 @@ impl ConnTable {
             Addrs::V4(addrs) => addrs,
             Addrs::V6(..) => 0,
         };
-        (self.hash_of(key), [addrs, key::rest(key.ports, key.tag)])
+        (self.hash_of(key), [addrs, key.rest()])
     }
 
     fn hash_of(&self, key: &Key) -> u64 {
-        let rest = key::rest(key.ports, key.tag);
+        let rest = key.rest();
         match key.addrs {
             Addrs::V4(addrs) => self.hash.hash2(addrs, rest),
             Addrs::V6(src, dst) => self.hash.hash5(src, dst, rest),
@@ -442,7 +442,7 @@ impl ConnTable {
 
     fn matches(&self, found: Found, key: &Key) -> bool {
         let half = self.half(found);
-        half.key[1] == key::rest(key.ports, key.tag)
+        half.key[1] == key.rest()
             && match key.addrs {
                 Addrs::V4(addrs) => half.key[0] == addrs,
                 Addrs::V6(src, dst) => {
@@ -488,7 +488,7 @@ impl ConnTable {
             (1, (&to_client, &to_target), back, next_hop[1]),
         ] {
             halves[half] = Half {
-                key: [halves[half].key[0], key::rest(key.ports, key.tag)],
+                key: [halves[half].key[0], key.rest()],
                 new_ports: other.ports.rotate_left(16),
                 deltas,
                 flow: flow.slot,
@@ -552,7 +552,7 @@ impl ConnTable {
         } else {
             Addrs::V4(half.key[0])
         };
-        Key { addrs, ports: half.key[1] as u32, tag: half.tag() }
+        Key { addrs, ports: half.key[1] as u32, tag: half.tag(), port: key::port_of(half.key[1]) }
     }
 
     fn index(&mut self, hash: u64, found: u32) -> Result<(), Full> {
@@ -654,7 +654,7 @@ impl ConnTable {
             listen: at(there, 1, 1),
             source: at(back, 2, 1),
             target: at(back, 3, 0),
-            arrives: [there.tag() & tag::PORT, back.tag() & tag::PORT],
+            arrives: [key::port_of(there.key[1]), key::port_of(back.key[1])],
         }
     }
 }
@@ -832,6 +832,26 @@ mod tests {
             assert!(
                 table.buckets.iter().all(|b| b.emigrants == 0 && b.foreign == 0 && b.signatures == [0; 8])
             );
+        }
+    }
+
+    /// Connections that differ in nothing but their ports of arrival are different ones.
+    #[test]
+    fn the_port_of_arrival_tells_connections_apart() {
+        use crate::io::MAX_PORTS;
+        for v6 in [false, true] {
+            let mut table = ConnTable::new(100, HashKey::new([3; 32])).unwrap();
+            let at = |port: usize| Endpoints {
+                arrives: [port as PortIndex, (MAX_PORTS - 1 - port) as PortIndex],
+                ..endpoints(1, v6)
+            };
+            let numbers: Vec<u32> = (0..MAX_PORTS).map(|p| insert(&mut table, &at(p)).unwrap()).collect();
+            for (port, n) in numbers.iter().enumerate() {
+                let e = at(port);
+                assert_eq!(table.endpoints(*n), e);
+                let found = tuples(&e).map(|t| table.find(&t.key().unwrap()).unwrap());
+                assert_eq!(found, Direction::BOTH.map(|d| Found::of(*n, d)));
+            }
         }
     }
 

@@ -27,8 +27,11 @@ pub type TxBatch<B> = ArrayVec<B, TX_BATCH>;
 /// Index of a port in the configuration's order (not DPDK's port id). At most [`MAX_PORTS`] exist.
 pub type PortIndex = u8;
 
-/// Most ports one forwarder owns.
-pub const MAX_PORTS: usize = 16;
+/// Most ports one forwarder has: tags on a device make several of it.
+pub const MAX_PORTS: usize = 64;
+
+/// Most devices one forwarder owns.
+pub const MAX_DEVICES: usize = 16;
 
 /// A frame, beginning with its Ethernet header, without FCS.
 pub trait PacketBuf: Sized {
@@ -58,11 +61,12 @@ pub trait PacketBuf: Sized {
     fn prefetch(&self) {}
 }
 
-/// One worker's queue pair on every port.
+/// One worker's queue pair on every device, by ports: those of one device share its pair.
 pub trait PacketIo {
     /// The frames it deals in.
     type Buf: PacketBuf;
-    /// Appends up to `burst`'s free capacity of received frames. Never waits.
+    /// Appends up to `burst`'s free capacity of frames that the device of `port` received. Never waits. Asked for only one port
+    /// of each device.
     fn rx(&mut self, port: PortIndex, burst: &mut Burst<Self::Buf>) -> usize;
     /// Sends from the front of `batch`, removing what the device took; the rest stays, in order. Returns how many it took.
     fn tx(&mut self, port: PortIndex, batch: &mut TxBatch<Self::Buf>) -> usize;

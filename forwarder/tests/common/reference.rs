@@ -258,18 +258,18 @@ fn check(ok: bool, otherwise: DropReason) -> Result<(), Verdict> {
 fn parse(port: u8, f: &[u8]) -> Result<Parsed, Verdict> {
     check(f.len() >= 14, EthTruncated)?;
     let mut l3 = 14;
-    let mut vlan = None;
-    let mut ethertype = be(f, 12);
-    check(ethertype != 0x88a8, VlanMismatch)?;
-    if ethertype == 0x8100 {
-        check(f.len() >= 18, EthTruncated)?;
-        l3 = 18;
-        // IEEE 802.1Q: an id of 0 is a priority and no VLAN.
-        vlan = Some(be(f, 14) as u16 & 0xfff).filter(|id| *id != 0);
-        ethertype = be(f, 16);
-        check(ethertype != 0x8100 && ethertype != 0x88a8, VlanMismatch)?;
+    // IEEE 802.1Q: an id of 0 is a priority and no VLAN. At most one service tag, then at most one other.
+    let mut vlans = [0, 0];
+    for (n, kind) in [0x88a8, 0x8100].into_iter().enumerate() {
+        if be(f, l3 - 2) == kind {
+            check(f.len() >= l3 + 4, EthTruncated)?;
+            vlans[n] = be(f, l3) as u16 & 0xfff;
+            l3 += 4;
+        }
     }
-    check(vlan == VLANS[usize::from(port)], VlanMismatch)?;
+    let ethertype = be(f, l3 - 2);
+    check(ethertype != 0x8100 && ethertype != 0x88a8, VlanMismatch)?;
+    check(vlans == [0, VLANS[usize::from(port)].unwrap_or(0)], VlanMismatch)?;
     let to_group = f[0] & 1 == 1;
     check(f[..6] == gw_mac(port) || to_group, NotForUs)?;
     let from_station = f[6] & 1 == 0 && f[6..12] != [0; 6];
@@ -660,7 +660,7 @@ impl Model {
         let pseudo = [octets(from.ip()), octets(to.ip()), len.to_vec(), vec![0, 0, 0, 58]].concat();
         let sum = internet_checksum(&[if v6 { &pseudo } else { &[] }, &f[l4..]]);
         f[l4 + 2..l4 + 4].copy_from_slice(&sum.to_be_bytes());
-        Ok(Verdict::Error(out, link(&f[l3..], l3, out, to.ip(), wrong_checksum)))
+        Ok(Verdict::Error(out, link(frame, (&f[l3..], l3), out, to.ip(), wrong_checksum)))
     }
 
     /// Source and destination of a packet that opens a connection, though it was dropped on its way out.
@@ -976,15 +976,23 @@ fn rewrite(
         let sum = internet_checksum(&[&f[p.l3..p.l3 + header]]);
         f[p.l3 + 10..][..2].copy_from_slice(&sum.to_be_bytes());
     }
-    link(&f[p.l3..], p.l3, out, dst.ip(), wrong_checksum)
+    link(frame, (&f[p.l3..], p.l3), out, dst.ip(), wrong_checksum)
 }
 
-/// The IP packet, which began at `l3`, in a frame that leaves by `out`.
-fn link(ip: &[u8], l3: usize, out: u8, dst: IpAddr, wrong_checksum: Option<usize>) -> Rewritten {
+/// The IP packet, which began at `l3` of the frame that came, in a frame that leaves by `out`.
+fn link(
+    came: &[u8],
+    (ip, l3): (&[u8], usize),
+    out: u8,
+    dst: IpAddr,
+    wrong_checksum: Option<usize>,
+) -> Rewritten {
     let mut frame = [host_mac(next_hop(dst)), gw_mac(out)].concat();
     if let Some(id) = VLANS[usize::from(out)] {
+        // The priority of the outermost tag it came with.
+        let priority = if l3 > 14 { be(came, 14) as u16 & 0xf000 } else { 0 };
         frame.extend([0x81, 0x00]);
-        frame.extend(id.to_be_bytes());
+        frame.extend((priority | id).to_be_bytes());
     }
     frame.extend(if dst.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
     let wrong_checksum = wrong_checksum.map(|at| at - l3 + frame.len());
