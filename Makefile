@@ -8,7 +8,7 @@ CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run demo test bench lint docs ci clean
+.PHONY: help deps build run demo test conformance bench lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -35,6 +35,9 @@ test: deps build ## run every test; those that move traffic want root or user na
 ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
 endif
+
+conformance: deps build ## try the relay by the RFCs of NATs and write docs/nat-conformance.md
+	$(BIN)/s2bench conformance --write docs/nat-conformance.md
 
 bench: deps build ## measure what the relay costs beside testpmd and l3fwd
 	$(BIN)/s2bench core --against testpmd,l3fwd

@@ -208,6 +208,8 @@ fn a_bad_icmp_checksum_is_dropped(lab: &mut Lab) -> Result<()> {
         let mut p = error(unreachable(v4), [0; 4], &quote).packet(host(WAN, ROUTER, v4), conn.source.ip());
         p.payload[2] ^= 1;
         lab.dropped_by(WAN, "icmp_malformed", "an error with a wrong checksum", |lab| lab.send(WAN, &p))?;
+        // With the right one it passes.
+        error_down(lab, &conn, &error(unreachable(v4), [0; 4], &quote))?;
         lab.pass(&conn)?;
     }
     Ok(())
@@ -219,6 +221,8 @@ fn a_bad_inner_header_checksum_is_dropped(lab: &mut Lab) -> Result<()> {
     quote[10] ^= 1;
     lab.send(WAN, &error((3, 3), [0; 4], &quote).packet(host(WAN, ROUTER, true), conn.source.ip()))?;
     lab.silent(WAN, "an error whose quoted header is spoiled")?;
+    quote[10] ^= 1;
+    error_down(lab, &conn, &error((3, 3), [0; 4], &quote))?;
     lab.pass(&conn)
 }
 
@@ -324,6 +328,10 @@ pub(super) fn all_errors(lab: &mut Lab, conn: &Conn) -> Result<()> {
     }
     lab.settle(conn.far)?;
     lab.settle(conn.near)?;
+    for dst in [conn.client.ip(), conn.target.ip()] {
+        let passed = lab.inbox.iter().any(|a| a.packet.dst == dst && a.packet.ends().is_none());
+        ensure!(passed, "no error reached {dst}");
+    }
     lab.inbox.retain(|a| a.packet.ends().is_some());
     Ok(())
 }
@@ -581,6 +589,10 @@ fn no_errors_about_errors(lab: &mut Lab) -> Result<()> {
         let p = error(unreachable(v4), [0; 4], &quote).packet(host(WAN, ROUTER, v4), conn.source.ip());
         lab.send(WAN, &Packet { ttl: 1, ..p })?;
         lab.silent(WAN, "an error whose TTL ran out")?;
+        // What is no error is answered.
+        let data = Packet { ttl: 1, ..conn.down(b"x") };
+        lab.send(WAN, &data)?;
+        own_error(lab, WAN, &data, if v4 { (11, 0) } else { (3, 0) })?;
     }
     Ok(())
 }

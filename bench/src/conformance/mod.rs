@@ -97,11 +97,6 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for t in &self.tests {
-            if let Some(why) = &t.failed {
-                writeln!(f, "FAIL {}\n     {why}", t.name)?;
-            }
-        }
         self.faults.iter().try_for_each(|fault| writeln!(f, "FAULT {fault}"))?;
         let failed = self.tests.iter().filter(|t| t.failed.is_some()).count();
         write!(f, "{} tests, {failed} failed", self.tests.len())
@@ -151,7 +146,11 @@ fn run_group(setup: Setup, tests: impl Iterator<Item = &'static Test>) -> Report
         }
         let outcome = match &mut lab {
             Some(lab) => lab.reset().and_then(|()| (test.run)(lab)),
-            None => Err(anyhow::anyhow!("{}", no_relay.as_deref().unwrap_or_default())),
+            // The first test tells why.
+            None => Err(anyhow::anyhow!(
+                "{}",
+                no_relay.replace("its relay did not start".into()).unwrap_or_default()
+            )),
         };
         let failed = outcome.err().map(|e| format!("{e:#}"));
         match &failed {

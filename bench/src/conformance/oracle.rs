@@ -1,7 +1,6 @@
 //! The oracle: hosts on the links of one relay, played on raw sockets.
 //!
-//! The relay is a running s2ds. The oracle writes frames to the far end of each link and reads, on the relay's own end,
-//! what goes out there: the frame as it was handed to the link, before a kernel takes tags off. Hosts answer ARP and
+//! The relay is a running s2ds. The oracle writes frames to the far end of each link and reads there what arrives. Hosts answer ARP and
 //! neighbor discovery for every address that ends in 16 or more; smaller ones are the relay's. Nothing is judged by how
 //! fast it happens: what has to come is waited for with much patience, and what must not come is looked for after a
 //! packet that was sent later has been answered.
@@ -21,7 +20,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
 };
 
-use super::packet::{ETH_ARP, ETH_IPV6, Frame, ICMP, ICMP6, Mac, Message, Packet, TCP, Tag, UDP, tcp, udp};
+use super::packet::{
+    ETH_ARP, ETH_IPV4, ETH_IPV6, Frame, ICMP, ICMP6, Mac, Message, Packet, TCP, Tag, UDP, tcp, udp,
+};
 use crate::topology::{Gateway, Netns, Workdir, unaccounted};
 
 /// How long what has to come is waited for.
@@ -84,7 +85,7 @@ fn is_host(address: IpAddr) -> bool {
 struct Wire {
     /// The far end, where hosts send.
     tx: OwnedFd,
-    /// The relay's end.
+    /// Where what the relay sent is read.
     rx: OwnedFd,
 }
 
@@ -146,6 +147,9 @@ pub(super) struct Lab {
 impl Lab {
     /// Makes hosts and links, with no relay yet. `links` are those that its ports will have.
     pub(super) fn new(links: &[Link]) -> Result<Lab> {
+        // At the far end a kernel takes VLAN tags off before anybody sees them. On the relay's own end they are still there,
+        // if its driver sends by way of the interface's queue.
+        let tagged = links.iter().any(|l| !l.tags.is_empty());
         let dir = Arc::new(Workdir::new()?);
         let (gateway, hosts) = (Netns::new("relay", dir.clone())?, Netns::new("hosts", dir.clone())?);
         let mut wires = Vec::new();
@@ -154,8 +158,13 @@ impl Lab {
             gateway.join(name, &hosts, &far, LINK_MTU)?;
             gateway.silence(name)?;
             hosts.silence(&far)?;
-            let tx = hosts.run(move || raw_socket(&far, None))??;
-            let rx = gateway.run(move || raw_socket(name, Some(SockProtocol::EthAll)))??;
+            let sends = far.clone();
+            let tx = hosts.run(move || raw_socket(&sends, None))??;
+            let all = Some(SockProtocol::EthAll);
+            let rx = match tagged {
+                true => gateway.run(move || raw_socket(name, all))??,
+                false => hosts.run(move || raw_socket(&far, all))??,
+            };
             wires.push(Wire { tx, rx });
         }
         Ok(Lab {
@@ -253,7 +262,12 @@ impl Lab {
                 }
             }
         }
-        bail!("the relay does not answer ARP for {relay} on {link:?}")
+        self.sound()?;
+        bail!(
+            "the relay does not answer ARP for {relay} on {link:?}; it sent {:?} and {:?}",
+            self.asked,
+            self.inbox
+        )
     }
 
     /// MAC address of a host.
@@ -273,10 +287,15 @@ impl Lab {
 
     /// Sends a frame from a host to `dst`.
     pub(super) fn send_frame(&mut self, link: Link, dst: Mac, ethertype: u16, payload: &[u8]) -> Result<()> {
-        // An ARP packet comes from whom it tells about; who sends the others is nobody's concern.
-        let nobody = [2, 0, 0x5e, link.wire as u8, 0, 0xfe];
+        // The relay answers where a packet came from.
+        let sender = match ethertype {
+            ETH_IPV4 => payload.get(12..).and_then(|p| p.first_chunk::<4>()).map(|a| IpAddr::from(*a)),
+            ETH_IPV6 => payload.get(8..).and_then(|p| p.first_chunk::<16>()).map(|a| IpAddr::from(*a)),
+            _ => None,
+        };
         let told = payload.get(8..).and_then(|p| p.first_chunk().copied()).filter(|_| ethertype == ETH_ARP);
-        let src = told.unwrap_or(nobody);
+        let router = [HOSTS[0], HOSTS[1], HOSTS[2], link.wire as u8, 0, 0xfe];
+        let src = told.or(sender.filter(|a| is_host(*a)).map(|a| self.mac(link, a))).unwrap_or(router);
         self.send_raw(
             link,
             &Frame { dst, src, tags: link.tags.to_vec(), ethertype, payload: payload.to_vec() },
@@ -644,8 +663,8 @@ impl Lab {
             self.expect(far, &what, |p| p.proto == protocol && p.ends().is_some_and(|(_, d)| d == target))?;
         conn.source = came.ends().context("no ports")?.0;
         match proto {
-            Proto::Udp => drop(came.udp()?),
-            Proto::Tcp => drop(came.tcp()?),
+            Proto::Udp => came.udp().map(drop)?,
+            Proto::Tcp => came.tcp().map(drop)?,
         }
         Ok(conn)
     }
@@ -725,7 +744,8 @@ fn raw_socket(device: &str, protocol: Option<SockProtocol>) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The next frame that went out, none when there is none now. What comes in passes here as well; hosts' MAC addresses tell.
+/// The next frame that went out, none when there is none now. What hosts sent
+/// passes here as well; their MAC addresses tell.
 fn receive(fd: &OwnedFd) -> Result<Option<Vec<u8>>> {
     let mut buffer = [0; 10_000];
     loop {

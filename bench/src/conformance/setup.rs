@@ -70,9 +70,9 @@ impl Setup {
         let mut text = match self {
             Setup::Vlan => {
                 let mut text = head(0);
-                port(&mut text, "lan30", "af_packet:lan", LAN30, "vlan = 30\n");
-                port(&mut text, "lan40", "af_packet:lan", LAN40, "vlan = 40\n");
-                port(&mut text, "wan", "af_packet:wan", WAN, "");
+                port(&mut text, "lan30", &queued("lan"), LAN30, "vlan = 30\n");
+                port(&mut text, "lan40", &queued("lan"), LAN40, "vlan = 40\n");
+                port(&mut text, "wan", &queued("wan"), WAN, "");
                 text
             }
             Setup::Stacked => {
@@ -80,7 +80,7 @@ impl Setup {
                 // DPDK's af_packet makes every tag it puts back an 802.1Q one; libpcap keeps them.
                 let device = "vdev:net_pcap0,rx_iface_in=lan,tx_iface=lan";
                 port(&mut text, "lan", device, STACKED, "vlan = 30\nouter_vlan = 100\n");
-                port(&mut text, "wan", "af_packet:wan", WAN, "");
+                port(&mut text, "wan", &queued("wan"), WAN, "");
                 text
             }
             Setup::Timers => ordinary(
@@ -163,6 +163,11 @@ fn head(core: usize) -> String {
     let cores = cores();
     let core = cores.get(core).or(cores.first()).copied().unwrap_or(0);
     format!("[eal]\nhuge = false\n[workers]\ncores = [{core}]\nidle = \"adaptive\"\n")
+}
+
+/// DPDK's af_packet, sending by way of the interface's queue, where the oracle sees tags.
+fn queued(interface: &str) -> String {
+    format!("vdev:net_af_packet_{interface},iface={interface},qdisc_bypass=0")
 }
 
 fn ordinary(extra: &str, core: usize) -> String {
