@@ -166,7 +166,7 @@ impl<B: PacketBuf> Engine<B> {
             return Err(DropReason::MulticastDestination);
         }
         let upper = ip.upper().map_err(|_| DropReason::Ipv6Extension)?;
-        if upper.fragment {
+        if upper.fragment.is_some() {
             return Err(DropReason::Fragment);
         }
         if upper.offset != crate::wire::ipv6::HEADER {

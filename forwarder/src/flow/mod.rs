@@ -1,6 +1,7 @@
 //! Flows and connections: what the operator installed, and who uses it now.
 #![forbid(unsafe_code)]
 
+pub mod fragments;
 mod hash;
 pub mod key;
 mod pages;
@@ -10,6 +11,7 @@ pub mod steering;
 pub mod table;
 pub mod toeplitz;
 
+pub use fragments::{Arrived, FragmentKey, Fragments, Pairs, Piece, Refusal};
 pub use hash::HashKey;
 pub use key::{Key, Tuple};
 pub use ports::SourcePorts;

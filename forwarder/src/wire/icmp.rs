@@ -11,6 +11,8 @@ pub const CHECKSUM: usize = 2;
 pub const ECHO_REPLY: u8 = 0;
 /// Destination unreachable; an error.
 pub const UNREACHABLE: u8 = 3;
+/// Source quench; an error by its form, deprecated (RFC 6633), and one that a relay ignores.
+pub const SOURCE_QUENCH: u8 = 4;
 /// Redirect; an error by its form, and one that a relay ignores.
 pub const REDIRECT: u8 = 5;
 /// Echo request.
@@ -20,6 +22,14 @@ pub const TIME_EXCEEDED: u8 = 11;
 /// Parameter problem; an error.
 pub const PARAMETER_PROBLEM: u8 = 12;
 
+/// Code of [`UNREACHABLE`]: the host cannot be reached.
+pub const HOST_UNREACHABLE: u8 = 1;
+/// Code of [`UNREACHABLE`]: the host does not know the protocol.
+pub const PROTOCOL_UNREACHABLE: u8 = 2;
+/// Code of [`UNREACHABLE`]: nobody listens at the port.
+pub const PORT_UNREACHABLE: u8 = 3;
+/// Code of [`UNREACHABLE`]: forbidden by the host's administrator.
+pub const HOST_PROHIBITED: u8 = 10;
 /// Code of [`UNREACHABLE`]: fragmentation needed and DF set (RFC 1191 puts the next hop's MTU beside it).
 pub const FRAGMENTATION_NEEDED: u8 = 4;
 

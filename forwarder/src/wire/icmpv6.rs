@@ -28,10 +28,25 @@ pub const PARAMETER_PROBLEM: u8 = 4;
 pub const ECHO_REQUEST: u8 = 128;
 /// Echo reply.
 pub const ECHO_REPLY: u8 = 129;
+/// Types from here on are no errors (RFC 4443 section 2.1).
+pub const INFORMATIONAL: u8 = 128;
+/// Redirect; informational by its type, and no packet to send an error about.
+pub const REDIRECT: u8 = 137;
 /// Neighbor solicitation.
 pub const SOLICITATION: u8 = 135;
 /// Neighbor advertisement.
 pub const ADVERTISEMENT: u8 = 136;
+
+/// Code of [`UNREACHABLE`]: no route.
+pub const NO_ROUTE: u8 = 0;
+/// Code of [`UNREACHABLE`]: forbidden by an administrator.
+pub const PROHIBITED: u8 = 1;
+/// Code of [`UNREACHABLE`]: nobody listens at the port.
+pub const PORT_UNREACHABLE: u8 = 4;
+/// Code of [`PARAMETER_PROBLEM`]: a header field is wrong.
+pub const BAD_FIELD: u8 = 0;
+/// Code of [`PARAMETER_PROBLEM`]: the next header is not known.
+pub const UNKNOWN_NEXT_HEADER: u8 = 1;
 
 /// Bytes of a solicitation or advertisement without options: header and target.
 const MESSAGE: usize = 24;

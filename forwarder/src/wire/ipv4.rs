@@ -7,6 +7,9 @@ use super::{Sum, WireError, checksum, clamp, first, first_mut};
 /// Bytes of a header without options.
 pub const HEADER: usize = 20;
 
+/// Bytes that every host takes in one packet (RFC 791 section 3.2), and an ICMP error at most has (RFC 1812 section 4.3.2.3).
+pub const MIN_MTU: usize = 576;
+
 const MORE_FRAGMENTS: u16 = 0x2000;
 const DONT_FRAGMENT: u16 = 0x4000;
 const OFFSET_MASK: u16 = 0x1fff;
@@ -91,6 +94,12 @@ impl<'a> Ipv4<'a> {
     #[inline]
     pub fn is_fragment(&self) -> bool {
         self.word(6) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+    }
+
+    /// True for every fragment but the last.
+    #[inline]
+    pub fn more_fragments(&self) -> bool {
+        self.word(6) & MORE_FRAGMENTS != 0
     }
 
     /// Offset of a fragment in bytes.
@@ -178,6 +187,26 @@ impl<'a> Ipv4Mut<'a> {
         if let Some(Ok(field)) = self.bytes.get_mut(at..).map(first_mut::<N>) {
             *field = value;
         }
+    }
+
+    /// Sets type of service.
+    #[inline]
+    pub fn set_tos(&mut self, tos: u8) {
+        self.put(1, [tos]);
+    }
+
+    /// Sets the identification.
+    #[inline]
+    pub fn set_id(&mut self, id: u16) {
+        self.put(4, id.to_be_bytes());
+    }
+
+    /// Sets the two flags and the offset in bytes, a multiple of 8, of a fragment.
+    #[inline]
+    pub fn set_fragment(&mut self, dont_fragment: bool, more: bool, offset: u16) {
+        let dont = if dont_fragment { DONT_FRAGMENT } else { 0 };
+        let more = if more { MORE_FRAGMENTS } else { 0 };
+        self.put(6, (dont | more | (offset / 8)).to_be_bytes());
     }
 
     /// Sets the length of header and payload in bytes.
@@ -304,9 +333,17 @@ mod tests {
         m.set_dst(A);
         m.set_ttl(3);
         m.set_total_len(27);
+        m.set_tos(0xc0);
+        m.set_id(0x0102);
+        m.set_fragment(false, true, 0xfff8);
         m.fill_checksum();
         let p = Ipv4::parse(&bytes, 28).unwrap();
         assert!(p.checksum_ok());
         assert_eq!((p.src(), p.dst(), p.ttl(), p.total_len(), p.protocol()), (B, A, 3, 27, 17));
+        assert_eq!((p.tos(), p.id(), p.fragment_offset()), (0xc0, 0x0102, 0xfff8));
+        assert!(p.more_fragments() && !p.dont_fragment());
+        Ipv4Mut::new(&mut bytes).unwrap().set_fragment(true, false, 0);
+        let p = Ipv4::parse(&bytes, 28).unwrap();
+        assert!(!p.more_fragments() && p.dont_fragment() && !p.is_fragment());
     }
 }

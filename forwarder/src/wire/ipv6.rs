@@ -10,9 +10,15 @@ pub const HEADER: usize = 40;
 /// Most extension headers followed: more serve no purpose but to cost time.
 const MAX_EXTENSIONS: usize = 8;
 
+/// Bytes of a fragment header.
+pub const FRAGMENT_HEADER: usize = 8;
+/// Next header value of a fragment header.
+pub const FRAGMENT: u8 = 44;
+/// Least MTU of a link (RFC 8200 section 5).
+pub const MIN_MTU: usize = 1280;
+
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
 /// A packet whose version and length were checked.
@@ -29,8 +35,30 @@ pub struct Upper {
     pub protocol: u8,
     /// Where it begins, in bytes from the start of the fixed header.
     pub offset: usize,
-    /// True when a fragment header was among them; the upper header may then not be there at all.
-    pub fragment: bool,
+    /// The fragment header, when one was among them; beyond offset 0 the upper header is not there at all.
+    pub fragment: Option<FragmentHeader>,
+    /// True when a routing header with segments left was among them: the destination address is not the last one.
+    pub source_routed: bool,
+}
+
+/// A fragment header (RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentHeader {
+    /// Offset of the fragment in bytes.
+    pub offset: u16,
+    /// True when more fragments follow.
+    pub more: bool,
+    /// Identification.
+    pub id: u32,
+    /// Where the fragment header begins, in bytes from the start of the fixed header.
+    pub at: usize,
+}
+
+impl FragmentHeader {
+    /// True when it is a whole packet in spite of its fragment header (RFC 6946).
+    pub fn is_atomic(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
 }
 
 impl<'a> Ipv6<'a> {
@@ -113,9 +141,11 @@ impl<'a> Ipv6<'a> {
         checksum::pseudo_v6(self.src(), self.dst(), self.next_header(), self.payload_len() as u32)
     }
 
-    /// Follows the extension headers. [`WireError::BadExtension`] when one is incomplete or there are more than eight.
+    /// Follows the extension headers. [`WireError::BadExtension`] when one is incomplete, there are more than eight, or two
+    /// of them are fragment headers.
     pub fn upper(&self) -> Result<Upper, WireError> {
-        let mut upper = Upper { protocol: self.next_header(), offset: HEADER, fragment: false };
+        let mut upper =
+            Upper { protocol: self.next_header(), offset: HEADER, fragment: None, source_routed: false };
         let end = self.total_len();
         for _ in 0..=MAX_EXTENSIONS {
             if !matches!(upper.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
@@ -123,19 +153,29 @@ impl<'a> Ipv6<'a> {
             }
             let header: &[u8; 8] =
                 first(clamp(self.bytes, upper.offset, end)).map_err(|_| WireError::BadExtension)?;
-            let len = if upper.protocol == FRAGMENT {
-                upper.fragment = true;
-                8
-            } else {
-                8 * (usize::from(header[1]) + 1)
-            };
+            let mut len = 8 * (usize::from(header[1]) + 1);
+            if upper.protocol == FRAGMENT {
+                if upper.fragment.is_some() {
+                    return Err(WireError::BadExtension);
+                }
+                len = FRAGMENT_HEADER;
+                let field = u16::from_be_bytes([header[2], header[3]]);
+                upper.fragment = Some(FragmentHeader {
+                    offset: field & 0xfff8,
+                    more: field & 1 != 0,
+                    id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+                    at: upper.offset,
+                });
+            } else if upper.protocol == ROUTING {
+                upper.source_routed |= header[3] != 0;
+            }
             upper.protocol = header[0];
             upper.offset += len;
             if upper.offset > end {
                 return Err(WireError::BadExtension);
             }
             // Only the first fragment is followed by the rest of the chain.
-            if upper.fragment && u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+            if upper.fragment.is_some_and(|f| f.offset != 0) {
                 return Ok(upper);
             }
         }
@@ -155,6 +195,13 @@ impl<'a> Ipv6Mut<'a> {
     pub fn new(bytes: &'a mut [u8]) -> Result<Ipv6Mut<'a>, WireError> {
         let fixed: &mut [u8; HEADER] = first_mut(bytes)?;
         if fixed[0] >> 4 != 6 { Err(WireError::BadVersion) } else { Ok(Ipv6Mut { fixed }) }
+    }
+
+    /// Sets the traffic class.
+    #[inline]
+    pub fn set_traffic_class(&mut self, class: u8) {
+        self.fixed[0] = 0x60 | (class >> 4);
+        self.fixed[1] = (class << 4) | (self.fixed[1] & 0x0f);
     }
 
     /// Sets the payload length in bytes.
@@ -211,6 +258,10 @@ mod tests {
         [&header(A, B, next, 64, payload.len() as u16), payload].concat()
     }
 
+    fn plain(protocol: u8, offset: usize) -> Upper {
+        Upper { protocol, offset, fragment: None, source_routed: false }
+    }
+
     #[test]
     fn fields() {
         let mut bytes = packet(17, &[7; 9]);
@@ -218,7 +269,7 @@ mod tests {
         let p = Ipv6::parse(&bytes, bytes.len()).unwrap();
         assert_eq!((p.src(), p.dst(), p.next_header(), p.hop_limit()), (A, B, 17, 64));
         assert_eq!((p.payload_len(), p.total_len(), p.payload()), (9, 49, &[7; 9][..]));
-        assert_eq!(p.upper(), Ok(Upper { protocol: 17, offset: 40, fragment: false }));
+        assert_eq!(p.upper(), Ok(plain(17, 40)));
     }
 
     #[test]
@@ -237,10 +288,18 @@ mod tests {
         let hop = [6, 0, 5, 2, 0, 0, 1, 0];
         let first_fragment = [17, 0, 0, 1, 0, 0, 0, 9];
         let later_fragment = [60, 0, 0, 8, 0, 0, 0, 9];
-        let cases: [(u8, &[u8], Result<Upper, WireError>); 6] = [
-            (0, &hop, Ok(Upper { protocol: 6, offset: 48, fragment: false })),
-            (44, &first_fragment, Ok(Upper { protocol: 17, offset: 48, fragment: true })),
-            (44, &later_fragment, Ok(Upper { protocol: 60, offset: 48, fragment: true })),
+        let routed = [[6, 0, 0, 1, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0, 0, 0]];
+        let twice = [[44, 0, 0, 1, 0, 0, 0, 9], [17, 0, 0, 1, 0, 0, 0, 9]].concat();
+        let behind = [[44, 0, 1, 4, 0, 0, 0, 0], [6, 0, 0xff, 0xf9, 1, 2, 3, 4]].concat();
+        let fragment = |offset, more, id, at| Some(FragmentHeader { offset, more, id, at });
+        let cases: [(u8, &[u8], Result<Upper, WireError>); 10] = [
+            (0, &hop, Ok(plain(6, 48))),
+            (43, &routed[0], Ok(Upper { source_routed: true, ..plain(6, 48) })),
+            (43, &routed[1], Ok(plain(6, 48))),
+            (44, &first_fragment, Ok(Upper { fragment: fragment(0, true, 9, 40), ..plain(17, 48) })),
+            (44, &later_fragment, Ok(Upper { fragment: fragment(8, false, 9, 40), ..plain(60, 48) })),
+            (60, &behind, Ok(Upper { fragment: fragment(0xfff8, true, 0x0102_0304, 48), ..plain(6, 56) })),
+            (44, &twice, Err(WireError::BadExtension)),
             (60, &hop[..7], Err(WireError::BadExtension)),
             (43, &[6, 1, 0, 0, 0, 0, 0, 0], Err(WireError::BadExtension)),
             (0, &[0; 80], Err(WireError::BadExtension)),
@@ -252,6 +311,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lone_fragment_is_a_whole_packet() {
+        let atomic = FragmentHeader { offset: 0, more: false, id: 1, at: 40 };
+        assert!(atomic.is_atomic());
+        assert!(!FragmentHeader { more: true, ..atomic }.is_atomic());
+        assert!(!FragmentHeader { offset: 8, ..atomic }.is_atomic());
+    }
+
+    #[test]
     fn setters_write_their_fields_only() {
         let mut bytes = packet(6, &[1; 4]);
         let mut m = Ipv6Mut::new(&mut bytes).unwrap();
@@ -259,6 +326,10 @@ mod tests {
         m.set_dst(A);
         m.set_hop_limit(9);
         m.set_payload_len(3);
-        assert_eq!(bytes, [&header(B, A, 6, 9, 3)[..], &[1; 4]].concat());
+        m.set_traffic_class(0xa5);
+        let mut expected = [&header(B, A, 6, 9, 3)[..], &[1; 4]].concat();
+        expected[..2].copy_from_slice(&[0x6a, 0x50]);
+        assert_eq!(bytes, expected);
+        assert_eq!(Ipv6::parse(&bytes, 44).unwrap().traffic_class(), 0xa5);
     }
 }

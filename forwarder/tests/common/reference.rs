@@ -223,6 +223,7 @@ fn check_extensions(mut next: u8, mut rest: &[u8]) -> Result<(), Verdict> {
         check(rest.len() >= 8, Ipv6Extension)?;
         let len = if next == 44 { 8 } else { 8 + 8 * usize::from(rest[1]) };
         check(len <= rest.len(), Ipv6Extension)?;
+        check(!(fragment && next == 44), Ipv6Extension)?;
         any = true;
         fragment |= next == 44;
         // Behind it lies no header but the middle of something.
