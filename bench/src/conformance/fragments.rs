@@ -10,7 +10,7 @@ use super::packet::{self, DEST_OPTIONS, Packet, reassemble};
 use super::setup::{Setup, TCP, UDP};
 
 suite! { "fragments":
-    Main {
+    Pieces {
         fragments_in_order_pass,
         fragments_out_of_order_pass,
         a_fragmented_first_packet_opens_a_connection,
@@ -48,19 +48,14 @@ fn data(length: usize) -> Vec<u8> {
 }
 
 /// A packet in both directions, in fragments that `order` puts in the order of sending.
-fn both_ways(
-    lab: &mut Lab,
-    conn: &Conn,
-    id: u32,
-    order: impl Fn(&mut Vec<Packet>),
-) -> Result<Vec<Vec<Packet>>> {
+fn both_ways(lab: &mut Lab, conn: &Conn, order: impl Fn(&mut Vec<Packet>)) -> Result<Vec<Vec<Packet>>> {
     let data = data(2500);
     let mut all = Vec::new();
     for (from, to, sent, seen) in [
         (conn.near, conn.far, conn.up(&data), conn.up_seen(&data)),
         (conn.far, conn.near, conn.down(&data), conn.down_seen(&data)),
     ] {
-        let mut pieces = sent.fragments(800, id)?;
+        let mut pieces = sent.fragments(800, lab.fragment_id())?;
         order(&mut pieces);
         all.push(carry(lab, from, to, &pieces, &seen)?);
     }
@@ -70,8 +65,8 @@ fn both_ways(
 fn fragments_in_order_pass(lab: &mut Lab) -> Result<()> {
     for proto in [UDP, TCP] {
         for v4 in FAMILIES {
-            let conn = lab.open(&Setup::Main.flow(proto, v4, 5000), 40)?;
-            for came in both_ways(lab, &conn, 0x7001, |_| ())? {
+            let conn = lab.open(&Setup::Pieces.flow(proto, v4, 5000), 40)?;
+            for came in both_ways(lab, &conn, |_| ())? {
                 let offsets: Vec<_> = came.iter().map(|p| p.piece().map(|x| x.1)).collect::<Result<_>>()?;
                 ensure!(offsets.is_sorted(), "fragments came in another order: {offsets:?}");
             }
@@ -84,10 +79,10 @@ fn fragments_in_order_pass(lab: &mut Lab) -> Result<()> {
 fn fragments_out_of_order_pass(lab: &mut Lab) -> Result<()> {
     for proto in [UDP, TCP] {
         for v4 in FAMILIES {
-            let conn = lab.open(&Setup::Main.flow(proto, v4, 5000), 40)?;
-            both_ways(lab, &conn, 0x7101, |pieces| pieces.reverse())?;
-            both_ways(lab, &conn, 0x7102, |pieces| pieces.swap(0, 1))?;
-            both_ways(lab, &conn, 0x7103, |pieces| pieces.rotate_left(1))?;
+            let conn = lab.open(&Setup::Pieces.flow(proto, v4, 5000), 40)?;
+            both_ways(lab, &conn, |pieces| pieces.reverse())?;
+            both_ways(lab, &conn, |pieces| pieces.swap(0, 1))?;
+            both_ways(lab, &conn, |pieces| pieces.rotate_left(1))?;
             lab.silent(LAN, "after the fragments")?;
             lab.pass(&conn)?;
         }
@@ -98,10 +93,10 @@ fn fragments_out_of_order_pass(lab: &mut Lab) -> Result<()> {
 fn a_fragmented_first_packet_opens_a_connection(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
         for reversed in [false, true] {
-            let f = Setup::Main.flow(UDP, v4, 5000);
+            let f = Setup::Pieces.flow(UDP, v4, 5000);
             let client = lab.client(LAN, 40, v4);
             let data = data(2000);
-            let mut pieces = packet::udp(client, f.listen, &data).fragments(800, 0x7201)?;
+            let mut pieces = packet::udp(client, f.listen, &data).fragments(800, lab.fragment_id())?;
             if reversed {
                 pieces.reverse();
             }
@@ -121,7 +116,7 @@ fn a_fragmented_first_packet_opens_a_connection(lab: &mut Lab) -> Result<()> {
 
 fn fragments_of_strangers_are_dropped(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
-        let f = Setup::Main.flow(UDP, v4, 5000);
+        let f = Setup::Pieces.flow(UDP, v4, 5000);
         let conn = lab.open(&f, 40)?;
         let stranger = SocketAddr::new(host(LAN, 200, v4), 9996);
         let outside = SocketAddr::new(host(WAN, 66, v4), f.target.port());
@@ -130,7 +125,7 @@ fn fragments_of_strangers_are_dropped(lab: &mut Lab) -> Result<()> {
             (WAN, packet::udp(outside, conn.source, &data(2000))),
         ] {
             for reversed in [false, true] {
-                let mut pieces = p.fragments(800, 0x7301 + u32::from(reversed))?;
+                let mut pieces = p.fragments(800, lab.fragment_id())?;
                 if reversed {
                     pieces.reverse();
                 }
@@ -149,11 +144,11 @@ fn fragments_get_ids_of_their_own(lab: &mut Lab) -> Result<()> {
         // Many clients use the same number at the same time; towards their target they have one source address.
         let mut conns = Vec::new();
         for n in 0..16 {
-            conns.push(lab.open(&Setup::Main.flow(UDP, v4, 5000), 40 + n)?);
+            conns.push(lab.open(&Setup::Pieces.flow(UDP, v4, 5000), 40 + n)?);
         }
-        let mut seen = BTreeSet::new();
+        let (mut seen, id) = (BTreeSet::new(), lab.fragment_id());
         for conn in &conns {
-            let pieces = conn.up(&data(2000)).fragments(800, 0x7401)?;
+            let pieces = conn.up(&data(2000)).fragments(800, id)?;
             let came = carry(lab, LAN, WAN, &pieces, &conn.up_seen(&data(2000)))?;
             let id = came[0].piece()?.0;
             ensure!(seen.insert((conn.source.ip(), id)), "two packets left as fragments with the id {id:#x}");
@@ -164,9 +159,9 @@ fn fragments_get_ids_of_their_own(lab: &mut Lab) -> Result<()> {
 
 fn overlapping_fragments_are_dropped(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
-        let conn = lab.open(&Setup::Main.flow(UDP, v4, 5000), 40)?;
-        for (n, shift) in [8usize, 400, 792].into_iter().enumerate() {
-            let id = 0x7501 + n as u32;
+        let conn = lab.open(&Setup::Pieces.flow(UDP, v4, 5000), 40)?;
+        for shift in [8usize, 400, 792] {
+            let id = lab.fragment_id();
             let pieces = conn.up(&data(2000)).fragments(800, id)?;
             let liar = conn.up(&vec![0xee; 2000]).fragments(800, id)?;
             // The second one of another packet with the same number, put where it covers the end of the first.
@@ -191,9 +186,9 @@ fn overlapping_fragments_are_dropped(lab: &mut Lab) -> Result<()> {
 
 fn tiny_first_fragments_are_dropped(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
-        let conn = lab.open(&Setup::Main.flow(TCP, v4, 5000), 40)?;
+        let conn = lab.open(&Setup::Pieces.flow(TCP, v4, 5000), 40)?;
         // Ports without flags (RFC 1858), and less than the ports.
-        let pieces = conn.up(&data(100)).fragments(8, 0x7601)?;
+        let pieces = conn.up(&data(100)).fragments(8, lab.fragment_id())?;
         lab.dropped_by(LAN, "fragment_tiny", "a first fragment without TCP's flags", |lab| {
             lab.send(LAN, &pieces[0])
         })?;
@@ -208,8 +203,8 @@ fn tiny_first_fragments_are_dropped(lab: &mut Lab) -> Result<()> {
 
 fn fragments_without_a_first_one_go_nowhere(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
-        let conn = lab.open(&Setup::Main.flow(UDP, v4, 5000), 40)?;
-        for p in &conn.up(&data(2000)).fragments(800, 0x7701)?[1..] {
+        let conn = lab.open(&Setup::Pieces.flow(UDP, v4, 5000), 40)?;
+        for p in &conn.up(&data(2000)).fragments(800, lab.fragment_id())?[1..] {
             lab.send(LAN, p)?;
         }
         lab.silent(LAN, "fragments whose first one never came")?;
@@ -221,7 +216,7 @@ fn fragments_without_a_first_one_go_nowhere(lab: &mut Lab) -> Result<()> {
 
 fn a_flood_of_fragments_costs_only_itself(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
-        let conn = lab.open(&Setup::Main.flow(UDP, v4, 5000), 40)?;
+        let conn = lab.open(&Setup::Pieces.flow(UDP, v4, 5000), 40)?;
         let attacker = lab.client(LAN, 41, v4);
         let flood = packet::udp(attacker, conn.listen, &data(2000));
         for id in 0..20_000 {
@@ -235,7 +230,7 @@ fn a_flood_of_fragments_costs_only_itself(lab: &mut Lab) -> Result<()> {
             }
         }
         lab.settle(LAN)?;
-        let pieces = conn.up(&data(2000)).fragments(800, 0x7801)?;
+        let pieces = conn.up(&data(2000)).fragments(800, lab.fragment_id())?;
         carry(lab, LAN, WAN, &pieces, &conn.up_seen(&data(2000)))
             .context("fragments in order, amid a flood")?;
         lab.pass(&conn).context("whole packets, amid a flood")?;
@@ -245,11 +240,11 @@ fn a_flood_of_fragments_costs_only_itself(lab: &mut Lab) -> Result<()> {
 
 fn without_df_what_is_too_big_is_fragmented(lab: &mut Lab) -> Result<()> {
     for proto in [UDP, TCP] {
-        let conn = lab.open(&Setup::Main.flow(proto, true, 5003), 40)?;
+        let conn = lab.open(&Setup::Pieces.flow(proto, true, 5003), 40)?;
         for length in [1261, 1400, 1452] {
             let free = |p: Packet, id| Packet { df: false, id, ..p };
             let seen = free(conn.up_seen(&data(length)), 0);
-            lab.send(LAN, &free(conn.up(&data(length)), 0x7901))?;
+            lab.send(LAN, &free(conn.up(&data(length)), lab.fragment_id()))?;
             let mut came = lab.expect_all(SLIM, "a fragment", seen.dst, 2)?;
             for p in &came {
                 ensure!(
@@ -269,9 +264,9 @@ fn without_df_what_is_too_big_is_fragmented(lab: &mut Lab) -> Result<()> {
 }
 
 fn fragments_that_are_too_big_are_fragmented_again(lab: &mut Lab) -> Result<()> {
-    let conn = lab.open(&Setup::Main.flow(UDP, true, 5003), 40)?;
+    let conn = lab.open(&Setup::Pieces.flow(UDP, true, 5003), 40)?;
     let (sent, seen) = (conn.up(&data(2600)), conn.up_seen(&data(2600)));
-    for p in sent.fragments(1400, 0x7a01)? {
+    for p in sent.fragments(1400, lab.fragment_id())? {
         lab.send(LAN, &p)?;
     }
     let came = lab.expect_all(SLIM, "a fragment", seen.dst, 4)?;
@@ -282,9 +277,9 @@ fn fragments_that_are_too_big_are_fragmented_again(lab: &mut Lab) -> Result<()> 
 }
 
 fn atomic_fragments_pass(lab: &mut Lab) -> Result<()> {
-    let conn = lab.open(&Setup::Main.flow(UDP, false, 5000), 40)?;
+    let conn = lab.open(&Setup::Pieces.flow(UDP, false, 5000), 40)?;
     // One fragment that is the whole packet (RFC 6946): whether its header stays is the relay's choice.
-    let sent = conn.up(&data(100)).fragments(800, 0x7b01)?;
+    let sent = conn.up(&data(100)).fragments(800, lab.fragment_id())?;
     ensure!(sent.len() == 1, "the test made several fragments");
     lab.send(LAN, &sent[0])?;
     let came = lab.expect(WAN, "the atomic fragment", |p| p.dst == conn.target.ip())?;
@@ -309,7 +304,7 @@ fn extended(p: &Packet, kinds: &[u8], words: u8) -> Packet {
 
 fn extension_headers_pass(lab: &mut Lab) -> Result<()> {
     for proto in [UDP, TCP] {
-        let conn = lab.open(&Setup::Main.flow(proto, false, 5000), 40)?;
+        let conn = lab.open(&Setup::Pieces.flow(proto, false, 5000), 40)?;
         for (kinds, words) in
             [(&[DEST_OPTIONS][..], 0), (&[DEST_OPTIONS], 7), (&[0], 0), (&[0, DEST_OPTIONS], 1)]
         {
@@ -325,7 +320,7 @@ fn extension_headers_pass(lab: &mut Lab) -> Result<()> {
 }
 
 fn endless_extension_headers_are_dropped(lab: &mut Lab) -> Result<()> {
-    let conn = lab.open(&Setup::Main.flow(UDP, false, 5000), 40)?;
+    let conn = lab.open(&Setup::Pieces.flow(UDP, false, 5000), 40)?;
     for (count, words) in [(100, 0), (60, 1)] {
         let p = extended(&conn.up(b"where is it?"), &vec![DEST_OPTIONS; count], words);
         lab.dropped_by(LAN, "ipv6_extension", "a chain of many extension headers", |lab| lab.send(LAN, &p))?;
@@ -339,7 +334,7 @@ fn endless_extension_headers_are_dropped(lab: &mut Lab) -> Result<()> {
 }
 
 fn routing_headers_are_dropped(lab: &mut Lab) -> Result<()> {
-    let conn = lab.open(&Setup::Main.flow(UDP, false, 5000), 40)?;
+    let conn = lab.open(&Setup::Pieces.flow(UDP, false, 5000), 40)?;
     // Type 0 with one segment left (RFC 5095).
     let mut p = conn.up(b"by another way");
     let mut header = vec![p.proto, 2, 0, 1, 0, 0, 0, 0];

@@ -140,6 +140,7 @@ pub(super) struct Lab {
     malformed: Vec<String>,
     ports: u16,
     pings: u16,
+    pieces: u32,
     // Last, so that it outlives what is in it.
     _hosts: Netns,
 }
@@ -147,8 +148,7 @@ pub(super) struct Lab {
 impl Lab {
     /// Makes hosts and links, with no relay yet. `links` are those that its ports will have.
     pub(super) fn new(links: &[Link]) -> Result<Lab> {
-        // At the far end a kernel takes VLAN tags off before anybody sees them. On the relay's own end they are still there,
-        // if its driver sends by way of the interface's queue.
+        // At the far end a kernel takes VLAN tags off before anybody sees them. On the relay's own end they are still there.
         let tagged = links.iter().any(|l| !l.tags.is_empty());
         let dir = Arc::new(Workdir::new()?);
         let (gateway, hosts) = (Netns::new("relay", dir.clone())?, Netns::new("hosts", dir.clone())?);
@@ -181,6 +181,7 @@ impl Lab {
             malformed: Vec::new(),
             ports: 20_000,
             pings: 0,
+            pieces: 0x7000,
             _hosts: hosts,
         })
     }
@@ -283,6 +284,12 @@ impl Lab {
     pub(super) fn client(&mut self, link: Link, n: u8, v4: bool) -> SocketAddr {
         self.ports += 1;
         SocketAddr::new(host(link, n, v4), self.ports)
+    }
+
+    /// An identification for a packet in fragments that no test used before: within a minute none may come again.
+    pub(super) fn fragment_id(&mut self) -> u32 {
+        self.pieces += 1;
+        self.pieces
     }
 
     /// Sends a frame from a host to `dst`.
@@ -427,7 +434,7 @@ impl Lab {
                 return Ok(self.inbox.remove(i));
             }
             if Instant::now() >= end {
-                bail!("{what} did not come on {link:?}; {}", self.what_came());
+                bail!("{what} did not come on {link:?}; {}; dropped: {}", self.what_came(), self.drops()?);
             }
             self.pump(Duration::from_millis(50))?;
         }
@@ -505,6 +512,12 @@ impl Lab {
     /// How often packets were dropped for a reason.
     pub(super) fn dropped(&self, reason: &str) -> Result<u64> {
         Ok(self.relay()?.stats()?.drops.get(reason).copied().unwrap_or(0))
+    }
+
+    /// What was dropped so far.
+    fn drops(&self) -> Result<String> {
+        let drops = self.relay()?.stats()?.drops;
+        Ok(drops.iter().filter(|d| *d.1 > 0).map(|(k, n)| format!("{n} {k}")).collect::<Vec<_>>().join(", "))
     }
 
     /// Sends what must be dropped for `reason`, by name, and without any answer.

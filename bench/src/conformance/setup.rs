@@ -17,6 +17,8 @@ pub(super) enum Setup {
     Alone,
     /// Three ports, flows in both families, defaults everywhere.
     Main,
+    /// The same on devices that leave fragments alone.
+    Pieces,
     /// Flows with `mss_clamp` and `hairpin`.
     Policy,
     /// Flows whose listen and target address differ in family.
@@ -42,9 +44,10 @@ pub(super) const STACKED: Link = Link { wire: 0, tags: &[(STAG, 100), (CTAG, 30)
 pub(super) const TARGET: u8 = 32;
 
 impl Setup {
-    pub(super) const ALL: [Setup; 7] = [
+    pub(super) const ALL: [Setup; 8] = [
         Setup::Alone,
         Setup::Main,
+        Setup::Pieces,
         Setup::Policy,
         Setup::Families,
         Setup::Vlan,
@@ -67,31 +70,37 @@ impl Setup {
     }
 
     pub(super) fn config(self) -> String {
-        let mut text = match self {
-            Setup::Vlan => {
-                let mut text = head(0);
-                port(&mut text, "lan30", &queued("lan"), LAN30, "vlan = 30\n");
-                port(&mut text, "lan40", &queued("lan"), LAN40, "vlan = 40\n");
-                port(&mut text, "wan", &queued("wan"), WAN, "");
-                text
+        // DPDK's af_packet has the kernel reassemble what comes in IPv4 fragments, and makes every VLAN tag that it puts
+        // back an 802.1Q one; libpcap does neither.
+        let device: fn(&str) -> String = match self {
+            Setup::Pieces | Setup::Families | Setup::Vlan | Setup::Stacked => {
+                |name| format!("vdev:net_pcap_{name},rx_iface_in={name},tx_iface={name}")
             }
-            Setup::Stacked => {
-                let mut text = head(0);
-                // DPDK's af_packet makes every tag it puts back an 802.1Q one; libpcap keeps them.
-                let device = "vdev:net_pcap0,rx_iface_in=lan,tx_iface=lan";
-                port(&mut text, "lan", device, STACKED, "vlan = 30\nouter_vlan = 100\n");
-                port(&mut text, "wan", &queued("wan"), WAN, "");
-                text
-            }
-            Setup::Timers => ordinary(
-                "[timers]\nudp = 5\ntcp_established = 10\ntcp_transitory = 3\nneighbor = 2\n",
-                cores().len() - 1,
-            ),
-            _ => ordinary("", 0),
+            _ => |name| format!("af_packet:{name}"),
         };
+        let mut text = head(if self == Setup::Timers { cores().len() - 1 } else { 0 });
+        let lan = device("lan");
+        match self {
+            Setup::Vlan => {
+                port(&mut text, "lan30", &lan, LAN30, "vlan = 30\n");
+                port(&mut text, "lan40", &lan, LAN40, "vlan = 40\n");
+            }
+            Setup::Stacked => port(&mut text, "lan", &lan, STACKED, "vlan = 30\nouter_vlan = 100\n"),
+            _ => {
+                port(&mut text, "lan", &lan, LAN, "");
+                port(&mut text, "slim", &device("slim"), SLIM, "mtu = 1280\n");
+            }
+        }
+        port(&mut text, "wan", &device("wan"), WAN, "");
+        if self == Setup::Timers {
+            text += "[timers]\nudp = 5\ntcp_established = 10\ntcp_transitory = 3\nneighbor = 2\n";
+        }
         for proto in [UDP, TCP] {
             for v4 in [true, false] {
                 for (number, extra) in self.flows() {
+                    if proto == UDP && extra.contains("mss_clamp") {
+                        continue;
+                    }
                     add(&mut text, &self.flow(proto, v4, *number), *number, v4, extra);
                 }
             }
@@ -103,7 +112,7 @@ impl Setup {
     fn flows(self) -> &'static [(u16, &'static str)] {
         match self {
             Setup::Alone => &[(5000, "")],
-            Setup::Main => &[
+            Setup::Main | Setup::Pieces => &[
                 (80, ""),
                 (5000, ""),
                 (5001, ""),
@@ -163,19 +172,6 @@ fn head(core: usize) -> String {
     let cores = cores();
     let core = cores.get(core).or(cores.first()).copied().unwrap_or(0);
     format!("[eal]\nhuge = false\n[workers]\ncores = [{core}]\nidle = \"adaptive\"\n")
-}
-
-/// DPDK's af_packet, sending by way of the interface's queue, where the oracle sees tags.
-fn queued(interface: &str) -> String {
-    format!("vdev:net_af_packet_{interface},iface={interface},qdisc_bypass=0")
-}
-
-fn ordinary(extra: &str, core: usize) -> String {
-    let mut text = head(core) + extra;
-    port(&mut text, "lan", "af_packet:lan", LAN, "");
-    port(&mut text, "wan", "af_packet:wan", WAN, "");
-    port(&mut text, "slim", "af_packet:slim", SLIM, "mtu = 1280\n");
-    text
 }
 
 fn port(text: &mut String, name: &str, device: &str, link: Link, extra: &str) {
