@@ -265,7 +265,7 @@ fn without_df_what_is_too_big_is_fragmented(lab: &mut Lab) -> Result<()> {
 
 fn fragments_that_are_too_big_are_fragmented_again(lab: &mut Lab) -> Result<()> {
     let conn = lab.open(&Setup::Pieces.flow(UDP, true, 5003), 40)?;
-    let (sent, seen) = (conn.up(&data(2600)), conn.up_seen(&data(2600)));
+    let (sent, seen) = (conn.up(&data(2792)), conn.up_seen(&data(2792)));
     for p in sent.fragments(1400, lab.fragment_id())? {
         lab.send(LAN, &p)?;
     }
