@@ -4,11 +4,12 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN := $(TARGET)/release
 CARGO := cargo
 LOOM := $(patsubst forwarder/tests/%.rs,--test %,$(wildcard forwarder/tests/loom_*.rs))
+SECONDS ?= 60
 CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run demo test conformance bench lint docs ci clean
+.PHONY: help deps build run demo test conformance fuzz captures sanitize bench lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -38,6 +39,19 @@ endif
 
 conformance: deps build ## try the relay by the RFCs of NATs and write docs/nat-conformance.md
 	$(BIN)/s2bench conformance --write docs/nat-conformance.md
+
+fuzz: ## fuzz each parser and the engine: make fuzz SECONDS=60, of each target
+	SECONDS_EACH=$(SECONDS) scripts/fuzz.sh
+
+captures: ## replay captures of odd packets, from sources of packet tools where a machine can fetch them
+	@if scripts/captures.sh; then \
+	    S2_CAPTURES=require $(CARGO) test -p forwarder --no-default-features --locked --test engine_captures; \
+	else \
+	    [ $$? = 3 ]; \
+	fi
+
+sanitize: ## run the C shim under the address, leak and undefined behaviour sanitizers
+	scripts/sanitize.sh
 
 bench: deps build ## measure what the relay costs beside testpmd and l3fwd
 	$(BIN)/s2bench core --against testpmd,l3fwd

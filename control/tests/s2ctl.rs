@@ -69,6 +69,8 @@ fn what_is_asked_is_what_was_said() {
                     target: "[fd00::2]:2".parse().unwrap(),
                     from: vec!["fd00::/8".parse().unwrap(), "fe00::/8".parse().unwrap()],
                     max_conns: None,
+                    mss_clamp: None,
+                    hairpin: false,
                     lease: None,
                 },
             },
@@ -140,6 +142,9 @@ fn tables_show_what_matters() {
         "222",
         "10.0.0.9",
         "resol\\u{1b}[31mving",
+        "02:00:00:00:00:66",
+        "4711",
+        "12 s ago",
     ];
     shows(&good(&fixture, &["port", "list"]), &ports);
     let stats = good(&fixture, &["stats"]);

@@ -29,6 +29,19 @@ void s2_free(struct rte_mbuf *m)
 	rte_pktmbuf_free(m);
 }
 
+bool s2_read(const struct rte_mbuf *m, uint32_t offset, uint32_t length, void *to)
+{
+	const void *from;
+
+	if (offset > rte_pktmbuf_pkt_len(m) || length > rte_pktmbuf_pkt_len(m) - offset)
+		return false;
+	/* Points into the frame when the bytes lie together, else at the copy. */
+	from = rte_pktmbuf_read(m, offset, length, to);
+	if (from != NULL && from != to)
+		memcpy(to, from, length);
+	return from != NULL;
+}
+
 unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n)
 {
 	return rte_ring_enqueue_burst(ring, (void *const *)in, n, NULL);
@@ -90,21 +103,22 @@ int s2_rss_set(uint16_t port, const uint8_t *key, uint8_t len, uint64_t types)
 	return memcmp(key, was, len) == 0 && (back.rss_hf & types) == types ? 0 : -EIO;
 }
 
-int s2_flow_ports(uint16_t port, bool tagged, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make)
+int s2_flow_ports(uint16_t port, unsigned int tags, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make)
 {
 	struct rte_flow_attr attr = {.ingress = 1};
 	struct rte_flow_item_tcp tcp_is = {.hdr.dst_port = rte_cpu_to_be_16(dst)};
 	struct rte_flow_item_tcp tcp_mask = {.hdr.dst_port = rte_cpu_to_be_16(mask)};
 	struct rte_flow_item_udp udp_is = {.hdr.dst_port = rte_cpu_to_be_16(dst)};
 	struct rte_flow_item_udp udp_mask = {.hdr.dst_port = rte_cpu_to_be_16(mask)};
-	struct rte_flow_item pattern[5] = {{.type = RTE_FLOW_ITEM_TYPE_ETH}};
+	struct rte_flow_item pattern[6] = {{.type = RTE_FLOW_ITEM_TYPE_ETH}};
 	struct rte_flow_action_queue to = {.index = queue};
 	struct rte_flow_action actions[] = {{.type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to},
 					    {.type = RTE_FLOW_ACTION_TYPE_END}};
 	struct rte_flow_error error;
 	unsigned int n = 1;
 
-	if (tagged)
+	/* At most two. */
+	for (unsigned int i = 0; i < tags && i < 2; i++)
 		pattern[n++].type = RTE_FLOW_ITEM_TYPE_VLAN;
 	pattern[n++].type = v6 ? RTE_FLOW_ITEM_TYPE_IPV6 : RTE_FLOW_ITEM_TYPE_IPV4;
 	pattern[n].type = tcp ? RTE_FLOW_ITEM_TYPE_TCP : RTE_FLOW_ITEM_TYPE_UDP;

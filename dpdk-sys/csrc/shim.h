@@ -66,6 +66,8 @@ struct rte_mempool *s2_pool_create(const char *name, unsigned int n, unsigned in
 /* n mbufs with their fields reset, or none of them and a negative value. */
 int s2_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int n);
 void s2_free(struct rte_mbuf *m);
+/* Copies bytes of a frame, over its segments. False, and nothing written, when it has fewer. */
+bool s2_read(const struct rte_mbuf *m, uint32_t offset, uint32_t length, void *to);
 unsigned int s2_ring_enqueue(struct rte_ring *ring, struct rte_mbuf **in, unsigned int n);
 unsigned int s2_ring_dequeue(struct rte_ring *ring, struct rte_mbuf **out, unsigned int n);
 
@@ -86,10 +88,10 @@ int s2_link(uint16_t port, int *up, uint32_t *mbps);
 int s2_rss_set(uint16_t port, const uint8_t *key, uint8_t len, uint64_t types);
 
 /*
- * A flow rule: TCP or UDP over IPv4 or IPv6, perhaps behind a VLAN tag, whose destination port is `dst` under `mask`, goes to
+ * A flow rule: TCP or UDP over IPv4 or IPv6, behind `tags` VLAN tags (at most two), whose destination port is `dst` under `mask`, goes to
  * a queue. Asks the driver, or has it made. 0, or a negative errno.
  */
-int s2_flow_ports(uint16_t port, bool tagged, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make);
+int s2_flow_ports(uint16_t port, unsigned int tags, bool v6, bool tcp, uint16_t dst, uint16_t mask, uint16_t queue, bool make);
 void s2_flow_flush(uint16_t port);
 
 /* rte_softrss, which tests compare with. `key` is aligned to 4 and one word longer than the tuple. */

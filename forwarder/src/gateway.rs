@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApiError, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState, FlowStats,
-    NeighborInfo, PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
+    ApiError, ConflictInfo, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState,
+    FlowStats, NeighborInfo, PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
 };
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
@@ -18,7 +18,7 @@ use crate::engine::{ConnRow, DropReason};
 use crate::flow::set::{CountPair, FlowCounters};
 use crate::flow::steering::How;
 use crate::flow::{Direction, Flow, FlowSet, Steering, Tuple};
-use crate::neighbor::Neighbor;
+use crate::neighbor::{Contested, Neighbor};
 use crate::net::Network;
 use crate::residence::{Counts, Histogram};
 use crate::service::{Handler, Peer};
@@ -352,13 +352,29 @@ impl Gateway {
         Ok((list, false))
     }
 
-    fn neighbors(&self) -> Result<Vec<Neighbor>, ApiError> {
+    /// Next hops, and own addresses that others claimed.
+    fn neighbors(&self) -> Result<(Vec<Neighbor>, Vec<Contested>), ApiError> {
         let mut all: Vec<Neighbor> = Vec::new();
+        let mut claims: Vec<Contested> = Vec::new();
+        let own: usize = self.net.ports_l2().iter().map(|p| p.addresses().count()).sum();
         for worker in &self.workers {
-            let rows = Vec::with_capacity(self.config.limits.neighbors);
-            let Some(Command::Neighbors { rows }) = worker.ask(Command::Neighbors { rows }) else {
+            let ask = Command::Neighbors {
+                rows: Vec::with_capacity(self.config.limits.neighbors),
+                contested: Vec::with_capacity(own),
+            };
+            let Some(Command::Neighbors { rows, contested }) = worker.ask(ask) else {
                 return Err(silent(worker.index));
             };
+            for claim in contested {
+                match claims.iter_mut().find(|c| c.port == claim.port && c.address == claim.address) {
+                    Some(known) => {
+                        let times = known.times + claim.times;
+                        let last = if claim.ago < known.ago { claim } else { *known };
+                        *known = Contested { times, ..last };
+                    }
+                    None => claims.push(claim),
+                }
+            }
             for row in rows {
                 // Workers may know different next hops, and one may not have heard yet: the resolved one counts.
                 match all.iter_mut().find(|r| r.port == row.port && r.address == row.address) {
@@ -369,7 +385,8 @@ impl Gateway {
             }
         }
         all.sort_by_key(|r| (r.port, r.address));
-        Ok(all)
+        claims.sort_by_key(|c| (c.port, c.address));
+        Ok((all, claims))
     }
 
     /// How a port's packets come to their workers. Devices that do not tell, as in tests, do nothing about it.
@@ -379,7 +396,7 @@ impl Gateway {
     }
 
     fn ports(&self) -> Result<Vec<PortInfo>, ApiError> {
-        let neighbors = self.neighbors()?;
+        let (neighbors, claims) = self.neighbors()?;
         let info = |(i, config): (usize, &crate::config::PortConfig)| {
             let status = self.devices.get(i).map(|d| d.status()).unwrap_or_default();
             let sum = |pick: fn(&crate::counters::QueueCounters) -> &CountPair| Count {
@@ -391,6 +408,12 @@ impl Gateway {
                 mac: r.mac.map(|m| m.to_string()),
                 state: r.state.to_string(),
             };
+            let conflict = |c: &Contested| ConflictInfo {
+                address: c.address,
+                mac: c.mac.to_string(),
+                times: c.times,
+                ago: c.ago / 1000,
+            };
             PortInfo {
                 name: config.name.clone(),
                 device: config.device.to_string(),
@@ -399,6 +422,7 @@ impl Gateway {
                 addresses: config.addresses.clone(),
                 mtu: config.mtu,
                 vlan: config.vlan,
+                outer_vlan: config.outer_vlan,
                 gateway: config.gateway.clone(),
                 queues: status.queues,
                 steering: self.steering(i).to_string(),
@@ -411,6 +435,7 @@ impl Gateway {
                 rx_missed: status.rx_missed,
                 tx_errors: status.tx_errors,
                 neighbors: neighbors.iter().filter(|r| usize::from(r.port) == i).map(neighbor).collect(),
+                conflicts: claims.iter().filter(|c| usize::from(c.port) == i).map(conflict).collect(),
             }
         };
         Ok(self.config.ports.iter().enumerate().map(info).collect())
@@ -478,7 +503,7 @@ impl Gateway {
 
     fn explain(&self, port: &str, tuple: Tuple) -> Result<Explanation, ApiError> {
         let mut e = Explanation::default();
-        let neighbors = self.neighbors()?;
+        let (neighbors, _) = self.neighbors()?;
         e.steps.push(format!(
             "{:?} packet from {} to {} arrives at port {port}",
             tuple.proto, tuple.src, tuple.dst
@@ -489,11 +514,14 @@ impl Gateway {
                 "source and destination are of different address families",
             ));
         };
-        let checked = admit::check_addresses(&self.net, tuple.port, tuple.src.ip(), tuple.dst.ip());
+        let hairpin = self.state().flows.values().any(|entry| entry.flow.spec.hairpin);
+        let checked = admit::check_addresses(&self.net, tuple.port, tuple.src.ip(), tuple.dst.ip(), hairpin);
         if let Err(reason) = checked.and_then(|()| admit::check_tuple(&tuple)) {
             return Ok(refused(e, reason));
         }
-        e.steps.push(format!("{} is an address of port {port}, and the source may be one", tuple.dst.ip()));
+        let owner = self.net.owner(tuple.dst.ip()).and_then(|i| self.net.ports.get(usize::from(i)));
+        let owner = owner.map_or(port, |p| &p.name);
+        e.steps.push(format!("{} is an address of port {owner}, and the source may be one", tuple.dst.ip()));
         for worker in &self.workers {
             let Some(Command::Probe { found, .. }) = worker.ask(Command::Probe { key, found: None }) else {
                 return Err(silent(worker.index));

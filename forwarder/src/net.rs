@@ -10,7 +10,7 @@ use crate::config::{Config, PortConfig, is_edge};
 use crate::flow::Steering;
 use crate::io::PortIndex;
 use crate::neighbor::PortL2;
-use crate::wire::eth::Mac;
+use crate::wire::{Mac, Tags};
 
 /// A port as the packet logic sees it.
 #[derive(Debug, Clone)]
@@ -19,8 +19,10 @@ pub struct PortNet {
     pub name: String,
     /// MAC address.
     pub mac: Mac,
-    /// 802.1Q VLAN id every frame carries, when tagged.
-    pub vlan: Option<u16>,
+    /// VLAN ids of every frame.
+    pub tags: Tags,
+    /// The first port of its device: the one whose queue is polled.
+    pub device: PortIndex,
     /// Largest layer 3 packet, in bytes.
     pub mtu: u16,
     /// Addresses with their subnets.
@@ -45,7 +47,8 @@ impl Network {
         let port = |(p, mac): (&PortConfig, &Mac)| PortNet {
             name: p.name.clone(),
             mac: *mac,
-            vlan: p.vlan,
+            tags: p.tags(),
+            device: config.first_of_device(p),
             mtu: p.mtu,
             addresses: p.addresses.clone(),
             link_local: link_local(*mac),
@@ -64,6 +67,11 @@ impl Network {
         self
     }
 
+    /// Of every port, the first port of its device.
+    pub fn devices(&self) -> Vec<PortIndex> {
+        self.ports.iter().map(|p| p.device).collect()
+    }
+
     /// The port and next hop towards `to`, by longest prefix.
     pub fn route(&self, to: IpAddr) -> Option<(PortIndex, IpAddr)> {
         self.config.network().next_hop(to).map(|hop| (hop.port, hop.address))
@@ -78,7 +86,7 @@ impl Network {
     pub fn ports_l2(&self) -> Vec<PortL2> {
         let l2 = |p: &PortNet| {
             let mut l2 =
-                PortL2 { mac: p.mac, vlan: p.vlan, mtu: p.mtu, ipv4: Vec::new(), ipv6: vec![p.link_local] };
+                PortL2 { mac: p.mac, tags: p.tags, mtu: p.mtu, ipv4: Vec::new(), ipv6: vec![p.link_local] };
             for address in &p.addresses {
                 match address.addr() {
                     IpAddr::V4(a) => l2.ipv4.push(a),

@@ -120,7 +120,7 @@ pub(crate) struct Sampler {
     leaving: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Timed {
     began: u64,
     flow: Option<u32>,
@@ -133,7 +133,9 @@ struct Timed {
 impl Sampler {
     /// Times the first burst.
     pub(crate) fn new() -> Self {
-        Self { countdown: 1, timed: Timed::default(), leaving: false }
+        let none = [0; MAX_PORTS];
+        let timed = Timed { began: 0, flow: None, before: none, until: none, originated: 0 };
+        Self { countdown: 1, timed, leaving: false }
     }
 
     /// Counts a busy burst. Is it to be timed?

@@ -1,27 +1,32 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
-//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, engines, worker threads, flows,
-//! service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
+//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
+//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
 //! pool goes, then EAL.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::config::{Config, Device as DeviceName};
+use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, HANDOVER, engines};
+use crate::flow::fragments;
 use crate::flow::steering::How;
 use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::TX_BATCH;
+use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
+use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
 
@@ -31,6 +36,10 @@ const DESCRIPTORS: u16 = 1024;
 const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Between looks at what came in reply to address probes.
+const CLAIM_TURN: Duration = Duration::from_millis(1);
+/// How long links of NICs may take to come up before addresses are probed all the same.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The processor's time stamp counter.
 #[derive(Debug, Clone, Copy)]
@@ -93,30 +102,42 @@ impl Server {
         let service = Service::bind(&config.service)?;
         let config = Arc::new(config);
         let workers = placement.workers.len();
-        let mtu = config.ports.iter().map(|p| p.mtu).max().unwrap_or(1500);
-        let (count, data_room) = (mbufs(config.ports.len(), workers), dpdk::data_room_for(mtu));
+        let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
+        let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
+        let count = mbufs(devices.len(), config.ports.len(), workers);
+        let data_room = dpdk::data_room_for(mtu);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
             memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
             main_core: placement.main,
-            pci: config.ports.iter().filter_map(|p| pci(&p.device)).collect(),
+            pci: devices.iter().filter_map(|ports| pci(&ports.first()?.device)).collect(),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
         let node = placement.port_nodes.iter().flatten().next().copied();
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
 
-        let (cores, (ports, queues)) = open_for(&eal, &config, placement, &pool)?;
+        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
+        // The device of every port.
+        let ports = config.ports.iter().map(|p| {
+            let device = config.first_of_device(p);
+            opened.iter().find(|o| o.index() == device).map(Arc::clone)
+        });
+        let ports: Vec<Arc<Port>> =
+            ports.collect::<Option<_>>().ok_or_else(|| anyhow!("a port has no device"))?;
         let macs: Vec<Mac> = ports.iter().map(|p| Mac(p.mac())).collect();
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
+
+        let mut ios: Vec<DpdkIo> =
+            queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
+        check_addresses(&config, &net, &ports, &mut ios)?;
 
         let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
         let (ready, readiness) = mpsc::channel();
         let mut server = Starting { stop: stop.clone(), threads: Vec::new() };
         let mut handles: Vec<WorkerHandle> = Vec::new();
-        for (index, ((engine, queues), core)) in engines.into_iter().zip(queues).zip(&cores).enumerate() {
-            let io = DpdkIo::new(queues, Arc::clone(&pool));
+        for (index, ((engine, io), core)) in engines.into_iter().zip(ios).zip(&cores).enumerate() {
             let (worker, handle) = Worker::new(
                 engine,
                 io,
@@ -193,7 +214,7 @@ impl Drop for Server {
     }
 }
 
-/// Ports, and of each worker its queues.
+/// A port for each device, and of each worker its queues.
 type Opened = (Vec<Arc<Port>>, Vec<Vec<Queue>>);
 
 /// Opens the ports for the workers placed. Where these were not listed they are one when a device does not bring packets to
@@ -228,22 +249,24 @@ fn open_for(
 fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, p) in (0..).zip(&config.ports) {
+    for shared in config.devices() {
+        let Some(first) = shared.first() else { continue };
+        let addresses: Vec<ipnet::IpNet> = shared.iter().flat_map(|p| &p.addresses).copied().collect();
         let settings = PortSettings {
-            index,
-            name: p.name.clone(),
-            device: p.device.clone(),
+            index: config.first_of_device(first),
+            name: first.name.clone(),
+            device: first.device.clone(),
             queues: workers as u16,
-            mtu: p.mtu,
+            mtu: device_mtu(&shared),
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
-            multicast: multicast(&p.addresses),
-            vlan: p.vlan,
+            multicast: multicast(&addresses),
+            tags: shared.iter().map(|p| p.tags()).collect(),
             one_pool: true,
             steer: Some(Steer {
                 source_ports: config.limits.source_ports.clone(),
-                v4: p.addresses.iter().any(|a| a.addr().is_ipv4()),
-                v6: p.addresses.iter().any(|a| a.addr().is_ipv6()),
+                v4: addresses.iter().any(|a| a.addr().is_ipv4()),
+                v6: addresses.iter().any(|a| a.addr().is_ipv6()),
             }),
         };
         let (port, opened) = Port::open(eal, settings, pool)?;
@@ -253,6 +276,52 @@ fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) ->
         ports.push(port);
     }
     Ok((ports, queues))
+}
+
+/// Makes sure that nobody else has our addresses, as far as can be heard. A recording has no neighbors to ask.
+fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mut [DpdkIo]) -> Result<()> {
+    let mut random = ChaCha8Rng::try_from_os_rng()
+        .map_err(|e| anyhow!("the system gives no random numbers ({e}), which the address check waits by"))?;
+    let recorded = |port: u8| matches!(config.ports[usize::from(port)].device, DeviceName::Pcap(_));
+    let ports_l2 = (0..).zip(&net.devices()).zip(net.ports_l2());
+    let live = ports_l2.map(|((port, device), l2)| ClaimPort { port, device: *device, l2 });
+    let live = live.filter(|p| !recorded(p.port)).collect();
+    let mut claim = Claim::new(live, config.addresses.check, &mut |n| random.next_u32() % n);
+    if config.addresses.check != AddressCheck::Off {
+        await_links(config, ports);
+    }
+    let began = Instant::now();
+    while !claim.turn(ios, began.elapsed().as_millis() as u32) {
+        std::thread::sleep(CLAIM_TURN);
+    }
+    if claim.conflicts().is_empty() {
+        return Ok(());
+    }
+    let taken = claim.conflicts().iter().map(|c| {
+        let port = &net.ports[usize::from(c.port)].name;
+        format!("{} of port {port:?} by {}", c.rival.address, c.rival.mac)
+    });
+    Err(anyhow!(
+        "other stations have addresses of ours: {}; give the ports free ones or take them from those stations          (a link-local address follows from the MAC address: two stations have the same);          [addresses] check = \"off\" starts without asking",
+        taken.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+/// Gives NICs, whose links are agreed on anew when they start, some time for it: nobody is heard before.
+fn await_links(config: &Config, ports: &[Arc<Port>]) {
+    let began = Instant::now();
+    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| pci(&p.device).is_some()) {
+        while port.link().is_some_and(|l| !l.up) {
+            if began.elapsed() > LINK_PATIENCE {
+                eprintln!(
+                    "s2ds: port {}: its link is down; nobody there is asked about addresses",
+                    port.settings().name
+                );
+                break;
+            }
+            std::thread::sleep(CLAIM_TURN);
+        }
+    }
 }
 
 /// Worker threads of a start that may still fail: then they end with it.
@@ -363,11 +432,25 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
     });
 }
 
+/// Largest layer 3 packet of a device with these ports. Devices and kernels leave room for one 802.1Q tag beside it; what more
+/// the frames of a port have counts as a part of the packet.
+fn device_mtu(ports: &[&PortConfig]) -> u16 {
+    let mtu = |p: &&PortConfig| match (p.outer_vlan, p.vlan) {
+        (None, _) => p.mtu,
+        (Some(_), None) => p.mtu + TAG as u16,
+        (Some(_), Some(_)) => p.mtu + 2 * TAG as u16,
+    };
+    ports.iter().map(mtu).max().unwrap_or(1500)
+}
+
 /// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(ports: usize, workers: usize) -> u32 {
-    let queues = ports * workers * (2 * usize::from(DESCRIPTORS) + TX_BATCH);
+fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
+    let queues = workers * (devices * 2 * usize::from(DESCRIPTORS) + ports * TX_BATCH);
     let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
-    (queues + on_their_way + workers * (2 * CACHE as usize + 2048)) as u32
+    (queues
+        + on_their_way
+        + workers * (2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS))
+        as u32
 }
 
 fn pci(device: &DeviceName) -> Option<String> {
@@ -391,4 +474,31 @@ fn multicast(addresses: &[ipnet::IpNet]) -> Vec<[u8; 6]> {
     groups.sort_unstable();
     groups.dedup();
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_room_for_the_packets_and_tags_of_all_its_ports() {
+        let mtu = |ports: &[(u16, &str)]| {
+            let port = |(n, (mtu, tags)): (usize, &(u16, &str))| {
+                format!(
+                    "[[port]]\nname = \"p{n}\"\ndevice = \"tap:t\"\naddresses = [\"10.{n}.0.1/24\"]\nmtu = {mtu}\n{tags}\n"
+                )
+            };
+            let text: String = ports.iter().enumerate().map(port).collect();
+            let config = Config::parse(&text, "test.toml").unwrap();
+            let devices: Vec<_> = config.devices().collect();
+            assert_eq!(devices.len(), 1);
+            device_mtu(&devices[0])
+        };
+        assert_eq!(mtu(&[(1500, "")]), 1500);
+        assert_eq!(mtu(&[(1500, "vlan = 1")]), 1500);
+        assert_eq!(mtu(&[(1500, "outer_vlan = 1")]), 1504);
+        assert_eq!(mtu(&[(1500, "outer_vlan = 1\nvlan = 1")]), 1508);
+        assert_eq!(mtu(&[(1500, ""), (9000, "vlan = 1"), (1400, "outer_vlan = 1\nvlan = 1")]), 9000);
+        assert_eq!(mtu(&[(9600, "outer_vlan = 1\nvlan = 1"), (1500, "")]), 9608);
+    }
 }

@@ -1,4 +1,4 @@
-//! A worker: the loop that polls one queue of every port, and the mailbox by which the service asks it things.
+//! A worker: the loop that polls one queue of every device, and the mailbox by which the service asks it things.
 //!
 //! A turn of the loop takes what is there, sends it, and only then looks at the clock's work and the mailbox. It never waits
 //! to fill a burst. In the mailbox all memory belongs to the service: the worker fills what it was given and gives it back.
@@ -14,7 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::engine::{ConnRow, DropReason, Edge, Engine, Output};
 use crate::flow::{Direction, Key, Millis};
 use crate::io::{Burst, PacketIo, PortIndex};
-use crate::neighbor::Neighbor;
+use crate::neighbor::{Contested, Neighbor};
 use crate::residence::Sampler;
 use crate::sync::StopFlag;
 
@@ -49,10 +49,12 @@ pub enum Command {
         /// What was found.
         found: Option<(ConnRow, Direction)>,
     },
-    /// Next hops, up to the capacity of `rows`.
+    /// Next hops, and own addresses that others claimed.
     Neighbors {
         /// Filled up to its capacity.
         rows: Vec<Neighbor>,
+        /// The same.
+        contested: Vec<Contested>,
     },
 }
 
@@ -106,7 +108,8 @@ pub struct Worker<IO: PacketIo, C> {
     io: IO,
     out: Output<IO::Buf>,
     burst: Burst<IO::Buf>,
-    ports: PortIndex,
+    /// The first port of every device.
+    polled: Vec<PortIndex>,
     mailbox: Arc<Mailbox>,
     clock: C,
     stop: StopFlag,
@@ -137,14 +140,16 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             mailbox: Arc::clone(&mailbox),
             asking: Mutex::new(0),
         };
-        let ports = engine.net().ports.len();
+        let net = engine.net();
+        let ports = net.ports.len();
+        let polled = (0..).zip(&net.ports).filter(|(i, p)| p.device == *i).map(|(i, _)| i).collect();
         let worker = Self {
             engine,
             counters,
             io,
             out: Output::new(ports),
             burst: Burst::new(),
-            ports: ports as PortIndex,
+            polled,
             mailbox,
             next_ms: clock.ticks() + clock.ticks_per_ms(),
             now: 0,
@@ -182,7 +187,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         let mut received = 0;
         let counters = &*self.counters;
         let mut edge = Edge { io: &mut self.io, out: &mut self.out };
-        for port in 0..self.ports {
+        for &port in &self.polled {
             let n = edge.io.rx(port, &mut self.burst);
             if n > 0 {
                 received += n;
@@ -234,9 +239,11 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         match &mut command {
             Command::List { from, flow, rows, next } => *next = self.engine.list(*from, *flow, SCAN, rows),
             Command::Probe { key, found } => *found = self.engine.probe(key),
-            Command::Neighbors { rows } => {
+            Command::Neighbors { rows, contested } => {
                 let room = rows.capacity();
                 rows.extend(self.engine.neighbors().iter().take(room));
+                let room = contested.capacity();
+                contested.extend(self.engine.contested().take(room));
             }
         }
         // There is room: the service asks one thing at a time.

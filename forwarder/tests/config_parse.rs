@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use forwarder::api::{FlowSpec, Proto};
-use forwarder::config::{Config, ConfigError, Cores, FlowError, Idle, validate_flow};
+use forwarder::config::{AddressCheck, Config, ConfigError, Cores, FlowError, Idle, validate_flow};
 use proptest::prelude::*;
 
 const EXAMPLE: &str = include_str!("../../docs/s2ds.example.toml");
@@ -59,8 +59,10 @@ fn flow(changes: &str) -> String {
 #[test]
 fn the_example_is_valid_and_says_what_it_says() {
     let config = Config::parse(EXAMPLE, "docs/s2ds.example.toml").unwrap();
-    assert_eq!(config.ports.len(), 2);
+    assert_eq!(config.ports.len(), 3);
     assert_eq!(config.ports[0].vlan, Some(120));
+    assert_eq!((config.ports[2].outer_vlan, config.ports[2].vlan), (Some(100), Some(30)));
+    assert_eq!(config.first_of_device(&config.ports[2]), 1);
     assert_eq!(config.ports[1].gateway.len(), 2);
     assert_eq!(config.routes[0].port, 0);
     assert_eq!(config.neighbors[0].mac, [2, 0, 0, 0, 0, 7]);
@@ -90,6 +92,8 @@ fn what_the_example_calls_default_is() {
     assert_eq!(defaults.limits, example.limits);
     assert_eq!(defaults.service.socket, example.service.socket);
     assert_eq!(defaults.service.mode, example.service.mode);
+    assert_eq!(defaults.addresses, example.addresses);
+    assert_eq!(defaults.addresses.check, AddressCheck::Quick);
     assert_eq!(defaults.workers.idle, Idle::Poll);
     assert_eq!(defaults.workers.cores, Cores::Auto);
     assert_eq!(defaults.ports[0].mtu, 1500);
@@ -112,6 +116,7 @@ fn every_mistake_has_its_line_key_and_mend() {
         ("[workers]\ncores = [1, 1]", "s2ds.toml:14: workers.cores: ", "core 1 twice"),
         ("[workers]\ncores = [-1]", "s2ds.toml:14: workers.cores: ", "0 to 1023"),
         ("[workers]\ncores = \"all\"", "s2ds.toml:14: workers.cores: ", "\"auto\""),
+        ("[addresses]\ncheck = \"no\"", "s2ds.toml:14: addresses.check: ", "\"rfc5227\""),
         ("[workers]\nidle = \"sleep\"", "s2ds.toml:14: workers.idle: ", "\"adaptive\""),
         ("[timers]\nudp = 0", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),
         ("[timers]\nudp = 99999999999999999999", "s2ds.toml:14: timers.udp: ", "1 to 1000000"),
@@ -252,6 +257,16 @@ fn every_mistake_has_its_line_key_and_mend() {
             "1 to 4094",
         ),
         (
+            "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\nouter_vlan = 0",
+            "s2ds.toml:17: port[2].outer_vlan: ",
+            "1 to 4094",
+        ),
+        (
+            "[[port]]\nname = \"c\"\ndevice = \"af_packet:veth0\"\naddresses = [\"10.5.0.1/24\"]",
+            "s2ds.toml:15: port[2].device: ",
+            "port \"lan\" already, which has the same tags",
+        ),
+        (
             "[[port]]\nname = \"c\"\ndevice = \"tap:t\"\naddresses = [\"10.5.0.1/24\"]\ngateway = \"10.6.0.1\"",
             "s2ds.toml:17: port[2].gateway: ",
             "10.5.0.0/24",
@@ -286,7 +301,11 @@ fn flows_are_held_against_the_network() {
         ("target=\"192.0.2.255:80\"", "flow[0].target: ", "broadcast"),
         ("target=\"239.0.0.1:80\"", "flow[0].target: ", "multicast"),
         ("target=\"127.0.0.1:80\"", "flow[0].target: ", "loopback"),
-        ("target=\"[fd00::9]:80\"", "flow[0].target: ", "not supported"),
+        ("target=\"[2001:db8::9]:80\"", "flow[0].target: ", "nothing leads to"),
+        ("mss_clamp=80", "flow[0].mss_clamp: ", "from 88 to 65495"),
+        ("mss_clamp=\"most\"", "flow[0].mss_clamp: ", "\"auto\""),
+        ("mss_clamp=1400;proto=\"udp\"", "flow[0].mss_clamp: ", "leave it out"),
+        ("hairpin=1", "flow[0].hairpin: ", "true or false"),
         ("max_conns=0", "flow[0].max_conns: ", "1 to"),
         ("lease=\"soon\"", "flow[0].lease: ", "\"1h\""),
         ("lease=\"900y\"", "flow[0].lease: ", "10 years"),
@@ -297,6 +316,9 @@ fn flows_are_held_against_the_network() {
         assert_eq!(found.len(), 1, "{change}: {found:#?}");
         assert!(found[0].contains(key) && found[0].contains(mend), "{change}: {}", found[0]);
     }
+    // The two sides may be of different families.
+    let both = Config::parse(&format!("{PORTS}{}", flow("target=\"[fd00::9]:80\"")), "x").unwrap();
+    assert!(both.flows[0].listen.is_ipv4() && both.flows[0].target.is_ipv6());
     let v6 = "listen=\"[fd00::1]:80\";target=\"[2001:db8::1]:80\";from=[\"fd00::/64\"]";
     let found = problems(&format!("{PORTS}{}", flow(v6)));
     assert!(found.len() == 1 && found[0].contains("nothing leads to [2001:db8::1]:80"), "{found:?}");
@@ -341,13 +363,14 @@ fn more_entries_than_the_limit_are_refused() {
     let limits = "[limits]\nflows = 1\n";
     let found = problems(&format!("{PORTS}{limits}{}{}", flow(""), flow("name=\"g\";listen=\"10.0.0.1:1\"")));
     assert!(found.len() == 1 && found[0].contains("limits.flows is 1"), "{found:?}");
-    let ports: String = (0..17)
+    let ports: String = (0..65)
         .map(|i| {
-            format!("[[port]]\nname = \"p{i}\"\ndevice = \"tap:t{i}\"\naddresses = [\"10.{i}.0.1/24\"]\n")
+            let vlan = i + 1;
+            format!("[[port]]\nname = \"p{i}\"\ndevice = \"tap:t\"\nvlan = {vlan}\naddresses = [\"10.{i}.0.1/24\"]\n")
         })
         .collect();
     let found = problems(&ports);
-    assert!(found.len() == 1 && found[0].contains("port[16]: ") && found[0].contains("16"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("port[64]: ") && found[0].contains("64"), "{found:?}");
 }
 
 #[test]
@@ -398,6 +421,8 @@ fn a_flow_from_the_socket_passes_the_same_checks() {
         target: "198.51.100.1:5000".parse().unwrap(),
         from: vec!["10.0.0.0/24".parse().unwrap()],
         max_conns: None,
+        mss_clamp: None,
+        hairpin: false,
         lease: Some(60),
     };
     assert_eq!(validate_flow(&config.network(), &good), Ok(()));
@@ -433,4 +458,56 @@ proptest! {
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }
+}
+
+/// Ports that differ in a tag may share a device; its queues are said once.
+#[test]
+fn ports_share_a_device_when_their_tags_differ() {
+    let port = |n: usize, device: &str, more: &str| {
+        format!("[[port]]\nname = \"p{n}\"\ndevice = \"{device}\"\naddresses = [\"10.{n}.0.1/24\"]\n{more}\n")
+    };
+    let all = [
+        port(0, "tap:a", "mtu = 9000"),
+        port(1, "tap:b", "vlan = 30"),
+        port(2, "tap:a", "vlan = 30\nqueues = 2"),
+        port(3, "tap:a", "outer_vlan = 30"),
+        port(4, "tap:a", "outer_vlan = 30\nvlan = 30\nqueues = 2"),
+        port(5, "tap:a", "outer_vlan = 31\nvlan = 30"),
+    ]
+    .concat();
+    let config = Config::parse(&all, "s2ds.toml").unwrap();
+    let devices: Vec<Vec<&str>> =
+        config.devices().map(|ports| ports.iter().map(|p| p.name.as_str()).collect()).collect();
+    assert_eq!(devices, [vec!["p0", "p2", "p3", "p4", "p5"], vec!["p1"]]);
+    let firsts: Vec<u8> = config.ports.iter().map(|p| config.first_of_device(p)).collect();
+    assert_eq!(firsts, [0, 1, 0, 0, 0, 0]);
+    let text = config.describe();
+    let line = text.lines().find(|l| l.starts_with("p5")).unwrap();
+    assert!(line.contains("31") && line.contains("30"), "{line}");
+
+    let problem = |more: &str| {
+        Config::parse(&(all.clone() + more), "s2ds.toml").map(|_| ()).map_err(|e| e.to_string()).unwrap_err()
+    };
+    let again = problem(&port(6, "tap:a", "vlan = 30\nouter_vlan = 30"));
+    assert!(again.contains("port[6].device: tap:a belongs to port \"p4\" already"), "{again}");
+    let queues = problem(&port(6, "tap:a", "vlan = 31\nqueues = 3"));
+    assert!(queues.contains("port[6].queues: 3 differs from what port \"p2\" says"), "{queues}");
+
+    let two = |device| {
+        let text = port(0, device, "vlan = 30") + &port(1, device, "outer_vlan = 30");
+        Config::parse(&text, "s2ds.toml").map_err(|e| e.to_string())
+    };
+    let confused = two("af_packet:eth0").unwrap_err();
+    assert!(
+        confused.contains("port[1].device: port \"p0\" has the same id in a tag of the other"),
+        "{confused}"
+    );
+    assert!(two("af_xdp:eth0").is_ok());
+
+    let many = |devices: usize| (0..devices).map(|n| port(n, &format!("tap:t{n}"), "")).collect::<String>();
+    assert!(Config::parse(&many(16), "s2ds.toml").is_ok());
+    let error = Config::parse(&many(17), "s2ds.toml").unwrap_err().to_string();
+    assert!(error.contains("port[16].device: is one device too many; at most 16"), "{error}");
+    let error = Config::parse(&(many(16) + &port(16, "tap:t3", "vlan = 5")), "s2ds.toml");
+    assert!(error.is_ok(), "a port of a device that is there");
 }

@@ -11,6 +11,7 @@ use dpdk_common::{eal, frame, pool, settings};
 use forwarder::config::Device;
 use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings, data_room_for};
 use forwarder::io::{BURST, Burst, PacketBuf, PacketIo, TxBatch};
+use forwarder::wire::Tags;
 
 fn vdev(text: &str) -> Device {
     Device::Vdev(text.to_owned())
@@ -142,8 +143,11 @@ fn a_null_device_receives_and_sends() {
     let eal = eal();
     let pool = pool(&eal, 511);
     let all_nodes = [0x33, 0x33, 0, 0, 0, 1];
-    let wanted =
-        PortSettings { multicast: vec![all_nodes], vlan: Some(5), ..settings(vdev("net_null0,size=64")) };
+    let wanted = PortSettings {
+        multicast: vec![all_nodes],
+        tags: vec![Tags::one(Some(5)), Tags { outer: Some(7), inner: Some(5) }],
+        ..settings(vdev("net_null0,size=64"))
+    };
     let (port, mut queues) = Port::open(&eal, wanted.clone(), &pool).unwrap();
     assert_eq!(port.driver(), "net_null");
     assert!(port.link().unwrap().up);

@@ -38,7 +38,7 @@ const LISTEN6: &str = "[fd00::1]:5000";
 
 /// Two ports, a known host on each, flows of both protocols and families from one to the other.
 fn config(mtu: u16, limits: &str) -> Config {
-    let mut text = format!("[limits]\n{limits}\n");
+    let mut text = format!("[addresses]\ncheck = \"off\"\n[limits]\n{limits}\n");
     for (port, name) in [(0, "lan"), (1, "wan")] {
         text += &format!(
             "[[port]]\nname = \"{name}\"\ndevice = \"vdev:{name}\"\nmtu = {mtu}\n\

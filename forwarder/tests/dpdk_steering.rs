@@ -145,7 +145,7 @@ const WORKERS: u16 = 3;
 fn through_a_nic(steering: &Steering, queue: impl Fn(&[u8]) -> usize) -> Outcome {
     let eal = eal();
     let pool = pool(&eal, 4095);
-    let mut text = CONFIG.to_owned();
+    let mut text = format!("[addresses]\ncheck = \"off\"\n{CONFIG}");
     for (port, address) in
         [("lan", "10.0.0.2"), ("lan", "fd00:0::2"), ("wan", "10.1.0.2"), ("wan", "fd00:1::2")]
     {

@@ -9,10 +9,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dpdk_common::{eal, frame, settings};
-use forwarder::config::Device;
+use dpdk_common::{eal, frame, options, settings};
+use forwarder::api::{PortInfo, Reply, Request};
+use forwarder::config::{Config, Device};
 use forwarder::dpdk::{Eal, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
 use forwarder::io::{PacketBuf, TxBatch};
+use forwarder::server::Server;
+use forwarder::service::{Handler, Peer};
+use forwarder::topology::Placement;
+use forwarder::wire::Tags;
 
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
@@ -50,11 +55,11 @@ fn open(
     Port::open(eal, wanted, pool).unwrap()
 }
 
-/// A frame of the local experimental EtherType (0x88b5) with `len` bytes, tagged or not.
-fn test_frame(pool: &Mempool, dst: [u8; 6], src: [u8; 6], tag: Option<u16>, len: usize) -> Mbuf {
+/// A frame of the local experimental EtherType (0x88b5) with `len` bytes and these tags.
+fn test_frame(pool: &Mempool, dst: [u8; 6], src: [u8; 6], tags: &[(u16, u16)], len: usize) -> Mbuf {
     let mut bytes = [dst, src].concat();
-    if let Some(tci) = tag {
-        bytes.extend([0x81, 0x00]);
+    for (kind, tci) in tags {
+        bytes.extend(kind.to_be_bytes());
         bytes.extend(tci.to_be_bytes());
     }
     bytes.extend([0x88, 0xb5]);
@@ -76,7 +81,7 @@ fn receive(queues: &mut [Queue]) -> Mbuf {
         }
         let ours = batch.iter().position(|f| {
             let head = f.head();
-            head.get(12..14) == Some(&[0x88, 0xb5]) || head.get(16..18) == Some(&[0x88, 0xb5])
+            [12, 16, 20].iter().any(|at| head.get(*at..at + 2) == Some(&[0x88, 0xb5]))
         });
         if let Some(at) = ours {
             assert_eq!(batch.len(), at + 1, "more than was sent");
@@ -94,23 +99,38 @@ fn exchange(
     far: &mut (Arc<Port>, Vec<Queue>),
     longest: usize,
 ) {
-    let (a, b) = (near.0.mac(), far.0.mac());
-    for (dst, tag, len) in [
-        (b, None, 60),
-        (b, Some(100), 64),
-        (b, None, longest),
-        (b, Some(0x6fff), longest + 4),
-        ([0xff; 6], None, 60),
-        ([0x33, 0x33, 0, 0, 0, 1], None, 90),
+    let b = far.0.mac();
+    for (dst, tags, len) in [
+        (b, &[][..], 60),
+        (b, &[(C, 100)], 64),
+        (b, &[], longest),
+        (b, &[(C, 0x6fff)], longest + 4),
+        ([0xff; 6], &[], 60),
+        ([0x33, 0x33, 0, 0, 0, 1], &[], 90),
     ] {
-        let sent = test_frame(pool, dst, a, tag, len);
-        let bytes = sent.head().to_vec();
-        let mut batch = TxBatch::<Mbuf>::new();
-        batch.push(sent);
-        assert_eq!(near.1[0].tx(&mut batch), 1);
-        let got = receive(&mut far.1);
-        assert_eq!(got.head(), bytes, "tag {tag:?}, {len} bytes");
+        pass(pool, near, far, dst, tags, len);
     }
+}
+
+const C: u16 = 0x8100;
+const S: u16 = 0x88a8;
+
+/// Sends a frame from one end to the other and compares every byte.
+fn pass(
+    pool: &Arc<Mempool>,
+    near: &mut (Arc<Port>, Vec<Queue>),
+    far: &mut (Arc<Port>, Vec<Queue>),
+    dst: [u8; 6],
+    tags: &[(u16, u16)],
+    len: usize,
+) {
+    let sent = test_frame(pool, dst, near.0.mac(), tags, len);
+    let bytes = sent.head().to_vec();
+    let mut batch = TxBatch::<Mbuf>::new();
+    batch.push(sent);
+    assert_eq!(near.1[0].tx(&mut batch), 1);
+    let got = receive(&mut far.1);
+    assert_eq!(got.head(), bytes, "tags {tags:x?}, {len} bytes");
 }
 
 #[test]
@@ -128,6 +148,31 @@ fn af_packet_carries_every_byte_both_ways() {
     exchange(&pool, &mut far, &mut near, 1514);
     drop((near, far));
     assert_eq!(pool.available(), pool.count());
+}
+
+/// Two tags take 8 bytes of the kernel's MTU; service tags are what they were, though the kernel takes them off.
+#[test]
+fn service_tags_pass_kernel_interfaces() {
+    if !veth(1508) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 8191, 0, data_room_for(1508), None).unwrap();
+    let change: fn(&mut PortSettings) = |s| {
+        let [c30, s100, both] = [(None, Some(30)), (Some(100), None), (Some(100), Some(30))]
+            .map(|(outer, inner)| Tags { outer, inner });
+        s.mtu = 1508;
+        s.tags = vec![Tags::NONE, c30, s100, both];
+    };
+    let mut near = open(&eal, &pool, 0, Device::AfXdp("near".into()), change);
+    let mut far = open(&eal, &pool, 1, Device::AfPacket("far".into()), change);
+    for (tags, len) in
+        [(&[][..], 1514), (&[(C, 0x601e)], 1518), (&[(S, 0xe064)], 1518), (&[(S, 0x3064), (C, 0x701e)], 1522)]
+    {
+        let (a, b) = (near.0.mac(), far.0.mac());
+        pass(&pool, &mut near, &mut far, b, tags, len);
+        pass(&pool, &mut far, &mut near, a, tags, len);
+    }
 }
 
 #[test]
@@ -181,6 +226,80 @@ fn an_interface_with_a_smaller_mtu_is_refused_with_the_command_to_mend_it() {
     let error = Port::open(&eal, settings(Device::AfPacket("near".into())), &pool).unwrap_err().to_string();
     assert!(error.contains("has MTU 1400, and the port wants 1500"), "{error}");
     assert!(error.contains("ip link set dev near mtu 1500"), "{error}");
+}
+
+/// MAC address of the station at the far end.
+const FAR: &str = "02:00:00:00:00:77";
+
+/// The whole forwarder at the near end, with one worker.
+fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
+    let text = format!(
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
+         [service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
+         addresses = [\"10.9.0.1/24\", \"10.9.0.2/24\", \"fd09::1/64\"]\n",
+        folder.join("s2ds.sock")
+    );
+    let main = options().main_core;
+    let placement =
+        Placement { main, workers: vec![main], chosen: false, port_nodes: vec![None], notices: Vec::new() };
+    Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new())
+}
+
+#[test]
+fn a_forwarder_whose_address_the_kernel_next_door_has_does_not_start_and_names_its_mac() {
+    if !veth(1500) {
+        return;
+    }
+    ip(&format!("link set far address {FAR}"));
+    ip("address add 10.9.0.1/24 dev far");
+    ip("address add fd09::1/64 dev far nodad");
+    let folder = tempfile::tempdir().unwrap();
+    let error = serve(folder.path()).map(drop).unwrap_err().to_string();
+    for address in ["10.9.0.1", "fd09::1"] {
+        assert!(error.contains(&format!("{address} of port \"lab\" by {FAR}")), "{error}");
+    }
+    assert!(!error.contains("10.9.0.2") && error.contains("check = \"off\""), "{error}");
+    assert!(!folder.path().join("s2ds.sock").exists(), "the socket was left behind");
+}
+
+/// Waits until what is asked for shows.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(told) = ask() {
+            return told;
+        }
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn free_addresses_are_announced_and_kept_from_the_kernel_next_door() {
+    if !veth(1500) {
+        return;
+    }
+    ip(&format!("link set far address {FAR}"));
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(folder.path()).unwrap();
+    let ports = || -> Vec<PortInfo> {
+        let peer = Peer { pid: 1, uid: 0, gid: 0 };
+        match server.gateway().handle(Request::PortList, &peer) {
+            Ok(Reply::Ports { ports }) => ports,
+            other => panic!("{other:?}"),
+        }
+    };
+    // Twice two of IPv4, three times one and the link-local one of IPv6.
+    until("announcements", || (server.gateway().stats().originated == 10).then_some(()));
+    assert_eq!(ports()[0].conflicts, []);
+    ip("address add fd09::1/64 dev far");
+    until("the kernel giving up", || {
+        let shown = Command::new("ip").args(["-6", "address", "show", "dev", "far"]).output().unwrap();
+        String::from_utf8(shown.stdout).unwrap().contains("dadfailed").then_some(())
+    });
+    let conflicts = until("a conflict", || Some(ports().remove(0).conflicts).filter(|c| !c.is_empty()));
+    assert_eq!((conflicts[0].address.to_string().as_str(), conflicts[0].mac.as_str()), ("fd09::1", FAR));
+    assert!(server.stop());
 }
 
 #[test]

@@ -7,10 +7,14 @@
 
 mod common;
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use common::differential::Differential;
-use common::packet::{ACK, Body, FIN, PSH, RST, SYN, VLANS, fix_ip4, fix_transport, gw_mac, tcp};
+use common::packet::{
+    ACK, Body, FIN, PSH, RST, SYN, VLANS, extend, fix_ip4, fix_transport, fragments, gw_mac, icmp_frame,
+    swapped, tcp,
+};
 use common::reference::{Model, Verdict};
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, flow};
 use forwarder::api::{FlowSpec, Proto};
@@ -62,7 +66,9 @@ fn flows() -> Vec<FlowSpec> {
 
 /// The flows, with two connections of each.
 fn warm() -> (Rig, Vec<Conn>) {
-    let mut rig = Rig::new("");
+    // So long that no connection expires while `Differential::settle` waits.
+    let timers = "[timers]\nudp = 80000\ntcp_established = 80000\ntcp_transitory = 80000\n";
+    let mut rig = Rig::new(timers);
     let flows = flows();
     for spec in &flows {
         rig.add(spec.clone());
@@ -301,7 +307,8 @@ fn spoil(f: &mut Frame, r: &mut Random, port: u8, model: &Model) {
             if l3 == 18 && r.percent(70) {
                 f.put(14, &tci);
             } else {
-                f.insert(12, &[r.pick(&[0x81, 0x81, 0x81, 0x88]), 0, tci[0], tci[1]]);
+                let kind = r.pick(&[[0x81, 0], [0x81, 0], [0x88, 0xa8], [0x88, 0]]);
+                f.insert(12, &[kind[0], kind[1], tci[0], tci[1]]);
             }
         }
         5 if l3 == 18 => drop(f.0.drain(12..16.min(f.0.len()))),
@@ -461,6 +468,165 @@ fn packet(good: &[Vec<u8>], r: &mut Random, port: u8, model: &Model) -> Vec<u8> 
     f.0
 }
 
+/// An ICMP error about a packet that the gateway sent, as a rule: it quotes `about`, a packet that came, with its ends swapped.
+fn error(about: &[u8], r: &mut Random, port: u8) -> Vec<u8> {
+    let mut quote = swapped(about);
+    let v6 = quote[0] >> 4 == 6;
+    let address = |ip: &[u8], at: usize| -> IpAddr {
+        if v6 {
+            <[u8; 16]>::try_from(&ip[at..at + 16]).unwrap().into()
+        } else {
+            <[u8; 4]>::try_from(&ip[at..at + 4]).unwrap().into()
+        }
+    };
+    let (ours, theirs) = if v6 { (8, 24) } else { (12, 16) };
+    let (us, them) = (address(&quote, ours), address(&quote, theirs));
+    // From the host itself, or from a router on the way to it.
+    let router = match r.below(3) {
+        0 => them,
+        1 if v6 => "2001:db8::9".parse().unwrap(),
+        1 => "198.51.100.9".parse().unwrap(),
+        _ if v6 => format!("fd00:{port}::fe").parse().unwrap(),
+        _ => format!("10.{port}.0.254").parse().unwrap(),
+    };
+    let header = if v6 { 40 } else { 20 };
+    let mut fix = r.percent(90);
+    match r.below(16) {
+        // What the sender wrote is changed on the way, or somebody made it up.
+        0 => quote[header + 4 + r.below(4)] ^= 1 << r.below(8),
+        1 => quote[header + 1 + 2 * r.below(2)] ^= 0x40,
+        2 => quote[header - 1 - r.below(8)] ^= 1,
+        3 => quote[if v6 { 6 } else { 9 }] = r.pick(&[1, 6, 17, 58, 44, 60]),
+        4 if !v6 => quote[6..8].copy_from_slice(&r.pick(&[[0x20, 0], [0, 1], [0x40, 0], [0x20, 8]])),
+        4 => {
+            let at =
+                r.pick(&[[6, 0, 1, 4, 0, 0, 0, 0], [17, 0, 0, 1, 0, 0, 0, 9], [17, 0, 0, 8, 0, 0, 0, 9]]);
+            quote.splice(40..40, at);
+            quote[6] = r.pick(&[44, 60]);
+        }
+        5 if !v6 => {
+            quote.splice(20..20, [148, 4, 0, 0]);
+            quote[0] = 0x46;
+        }
+        6 => quote[if v6 { 5 } else { 3 }] = r.byte(),
+        7 => quote[r.below(header + 8)] ^= 1 << r.below(8),
+        8 => fix = false,
+        _ => {}
+    }
+    if !v6 && fix && quote.len() >= usize::from(quote[0] & 15) * 4 && quote[0] & 15 >= 5 {
+        fix_ip4(&mut quote, 0);
+    }
+    let l4 = if v6 { 40 } else { 20 };
+    match r.below(5) {
+        0 => quote.truncate(l4 + 8),
+        1 => quote.truncate(l4 + r.below(24)),
+        2 => quote.extend([0; 6]),
+        _ => {}
+    }
+    let mut rest = [0, 0, r.byte(), r.byte()];
+    // Extensions (RFC 4884), and lengths that are none.
+    if r.percent(20) {
+        let unit = if v6 { 8 } else { 4 };
+        let length = if r.percent(70) { 128 } else { r.pick(&[8, 64, 120, 136, 1000]) };
+        quote.resize(quote.len().max(128), 0);
+        quote.truncate(128);
+        quote.extend([0x20, 0, 0, 0, 0, 8, 1, 1, 1, 2, 3, 4]);
+        rest[usize::from(!v6)] = (length / unit) as u8;
+    }
+    let kind =
+        if v6 { r.pick(&[1, 2, 3, 4, 1, 2, 3, 4, 5, 0]) } else { r.pick(&[3, 11, 12, 3, 11, 12, 4, 5]) };
+    let head = [kind, r.below(6) as u8, rest[0], rest[1], rest[2], rest[3]];
+    let macs = (gw_mac(port), [2, 0, 0, 0, 0, 9]);
+    let ttl = r.pick(&[1, 2, 61, 64, 64, 64, 64, 255]);
+    let to = if r.percent(95) { us } else { them };
+    let mut frame = icmp_frame(macs, port, router, to, (ttl, 0xc0), head, &quote);
+    if r.percent(10) {
+        let at = r.below(frame.len());
+        frame[at] ^= 1 << r.below(8);
+    }
+    if r.percent(10) {
+        frame.extend(r.bytes(9));
+    }
+    frame
+}
+
+/// A datagram in fragments, in some order, with one defect now and then.
+fn fragmented(good: &[u8], r: &mut Random) -> Vec<Vec<u8>> {
+    let mut f = Frame(good.to_vec());
+    let (l3, l4, v6) = (f.l3(), f.l4(), f.v6());
+    let longer = r.pick(&[0, 16, 100, 1400, 2900]);
+    f.0.resize(f.0.len() + longer, 0x5a);
+    let len = f.0.len() - l4;
+    let total = ((if v6 { len } else { l4 - l3 + len }) as u16).to_be_bytes();
+    f.put(l3 + if v6 { 4 } else { 2 }, &total);
+    if !f.is_tcp() {
+        f.put(l4 + 4, &(len as u16).to_be_bytes());
+    }
+    f.fix_transport();
+    if !v6 {
+        f.put(l3 + 6, &[if r.percent(20) { 0x40 } else { 0 }]);
+    }
+    // The first fragment has the header as a rule.
+    let least = if r.percent(90) { f.l4_checksum_at() - l4 + 20 } else { 8 };
+    let mut cuts: Vec<usize> = (0..r.below(4)).map(|_| (least + r.below(len)) / 8 * 8).collect();
+    // No longer than a frame is.
+    cuts.extend((1..3).map(|n| n * 1400));
+    cuts.retain(|cut| *cut < len);
+    cuts.sort_unstable();
+    cuts.dedup();
+    let id = r.0.next_u32();
+    let mut pieces = fragments(&f.0, &cuts, id);
+    if !v6 && r.percent(10) {
+        for piece in &mut pieces {
+            let mut f = Frame(std::mem::take(piece));
+            f.insert(l3 + 20, &[7, 3, 4, 148, 4, 0, 0, 1]);
+            f.put(l3, &[0x47]);
+            f.add(l3 + 2, 8);
+            f.fix_ip4();
+            *piece = f.0;
+        }
+    }
+    if v6 && r.percent(20) {
+        let options = [0, 0, 1, 4, 0, 0, 0, 0];
+        pieces = pieces.iter().map(|f| extend(f, 60, &options)).collect();
+    }
+    let at = r.below(pieces.len());
+    match r.below(12) {
+        0 => pieces.push(pieces[at].clone()),
+        1 => drop(pieces.remove(at)),
+        // Other bytes in the same place, more or fewer, or a part of them elsewhere.
+        2 => {
+            let other = fragments(&f.0, &[r.below(len).max(8) / 8 * 8], id);
+            pieces.extend(other.into_iter().filter(|f| f.len() < 1514));
+        }
+        3 => {
+            let mut f = Frame(pieces[at].clone());
+            f.add(l3 + if v6 { 42 } else { 6 }, r.pick(&[1, -1, 8, -8, 0x1000]));
+            f.fix_ip4();
+            pieces.push(f.0);
+        }
+        4 => {
+            let mut f = Frame(pieces[at].clone());
+            spoil_length(&mut f, r);
+            pieces[at] = f.0;
+        }
+        _ => {}
+    }
+    if r.percent(60) {
+        for n in (1..pieces.len()).rev() {
+            pieces.swap(n, r.below(n + 1));
+        }
+    }
+    pieces.retain(|f| f.len() <= 1600);
+    pieces
+}
+
+fn spoil_length(f: &mut Frame, r: &mut Random) {
+    let (l3, v6) = (f.l3(), f.v6());
+    f.add(l3 + if v6 { 4 } else { 2 }, r.pick(&[-8, -1, -16]));
+    f.fix_ip4();
+}
+
 /// Packets and bytes that the forwarder has counted for all flows.
 fn counted(rig: &mut Rig) -> (u64, u64) {
     let (mut packets, mut bytes) = (0, 0);
@@ -477,7 +643,7 @@ fn env(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Drop reasons that the packets here must have brought about, so that none of them is compared in vain.
-const REASONS: [&str; 33] = [
+const REASONS: [&str; 39] = [
     "eth_truncated",
     "vlan_mismatch",
     "not_for_us",
@@ -492,7 +658,10 @@ const REASONS: [&str; 33] = [
     "ip_bad_checksum",
     "ip_options",
     "ipv6_extension",
-    "fragment",
+    "fragment_malformed",
+    "fragment_tiny",
+    "fragment_overlap",
+    "fragment_timeout",
     "martian_source",
     "multicast_source",
     "land",
@@ -507,9 +676,12 @@ const REASONS: [&str; 33] = [
     "udp_no_checksum",
     "port_zero",
     "icmp_malformed",
+    "icmp_other",
+    "icmp_unmatched",
     "no_flow",
     "source_denied",
     "tcp_no_connection",
+    "no_route",
     "too_big",
 ];
 
@@ -518,6 +690,7 @@ fn the_engine_does_what_the_reference_says() {
     let (packets, seed) = (env("S2_PACKETS", 1_000_000), env("S2_SEED", 0));
     let (mut relayed, mut dropped, mut opened) = (0, 0, 0);
     let mut reasons = std::collections::BTreeSet::new();
+    let (mut told, mut errors, mut cut, mut pieces) = (0, 0, 0, 0);
     for seed in seed..seed + packets.div_ceil(ROUND) {
         let mut r = Random(ChaCha8Rng::seed_from_u64(seed));
         let (rig, conns) = warm();
@@ -529,27 +702,46 @@ fn the_engine_does_what_the_reference_says() {
         test.context = format!("S2_SEED={seed} S2_PACKETS={ROUND}\n");
         let (packets_before, bytes_before) = counted(&mut test.rig);
         let mut left = ROUND as usize;
+        // Fragments under way.
+        let mut under_way: [Vec<Vec<u8>>; 4] = Default::default();
         while left > 0 {
             let port = r.below(4) as u8;
             let most = r.pick(&[1, 4, 32, MOST_AT_ONCE]);
             let n = (1 + r.below(most)).min(left);
             left -= n;
             let good = &good_at[usize::from(port)];
-            let burst: Vec<_> = (0..n).map(|_| packet(good, &mut r, port, &test.model)).collect();
+            let under_way = &mut under_way[usize::from(port)];
+            let burst: Vec<_> = (0..n)
+                .map(|_| match r.below(1000) {
+                    0..6 if under_way.len() < 20 => {
+                        under_way.extend(fragmented(&good[r.below(good.len())], &mut r));
+                        packet(good, &mut r, port, &test.model)
+                    }
+                    6..300 if !under_way.is_empty() => under_way.remove(0),
+                    300..400 => error(&good[r.below(good.len())], &mut r, port),
+                    _ => packet(good, &mut r, port, &test.model),
+                })
+                .collect();
             test.run(port, &burst);
         }
         let (packets_now, bytes_now) = counted(&mut test.rig);
         let both = (packets_now - packets_before, bytes_now - bytes_before);
         assert_eq!(both, (test.relayed, test.relayed_bytes), "{}counted for flows", test.context);
+        test.settle();
         test.rig.balance();
         relayed += test.relayed;
         dropped += test.dropped;
         opened += test.opened;
+        (told, errors) = (told + test.told, errors + test.errors);
+        (cut, pieces) = (cut + test.cut, pieces + test.pieces);
         reasons.extend(test.reasons);
     }
     println!("{relayed} relayed, {dropped} dropped, {opened} opened; {reasons:?}");
+    println!("{told} told, {errors} errors passed on, {cut} cut, {pieces} fragments passed");
     // A run in which hardly anything passes, or hardly anything is dropped, would say little.
     assert!(relayed > packets / 4 && dropped > packets / 4 && opened > packets / 1000);
+    let rare = [told, errors, cut, pieces];
+    assert!(rare.iter().all(|n| *n > packets / 5000), "told, errors, cut, fragments: {rare:?}");
     let missing: Vec<_> = REASONS.iter().filter(|reason| !reasons.contains(*reason)).collect();
     assert!(missing.is_empty() || packets < 1_000_000, "never seen: {missing:?}");
 }

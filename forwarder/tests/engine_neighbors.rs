@@ -513,3 +513,266 @@ fn what_waits_goes_to_nobody_else() {
     assert_eq!(numbers(&rig.take(WAN)), [4]);
     rig.balance();
 }
+
+/// What a router of the next port's network says of itself, over IPv6.
+fn router6() -> Rig {
+    let mut rig = unknown_target();
+    rig.send(LAN, &[numbered(LAN, "[fd00::2]:4000", "[fd00::1]:5000", 0)]);
+    rig.take_any();
+    rig.send(TAG, &[advertised(PEER, 0x60, US6)]);
+    assert_eq!(rig.take(TAG)[0][..6], PEER);
+    rig
+}
+
+const US6: ([u8; 6], &str) = ([2, 0, 0, 0, 0, TAG + 1], "fd00:2::1");
+const ALL6: ([u8; 6], &str) = ([0x33, 0x33, 0, 0, 0, 1], "ff02::1");
+
+fn advertised(mac: [u8; 6], flags: u8, to: ([u8; 6], &str)) -> Vec<u8> {
+    nd(TAG, (mac, "fd00:2::9"), to, (136, flags), "fd00:2::9", Some(mac))
+}
+
+fn next6(rig: &mut Rig) -> Vec<u8> {
+    rig.pass(LAN, &numbered(LAN, "[fd00::2]:4000", "[fd00::1]:5000", 0), TAG)[..6].to_vec()
+}
+
+/// RFC 4861 section 7.2.5: what overrides is believed at once and asked soon, what does not is not believed.
+#[test]
+fn a_next_hop_changes_by_unsolicited_advertisement() {
+    let mut rig = router6();
+    rig.send(TAG, &[advertised(OTHER, 0, ALL6)]);
+    assert_eq!(next6(&mut rig), PEER, "without the override flag");
+    rig.send(TAG, &[advertised(OTHER, 0x20, ALL6)]);
+    assert_eq!(next6(&mut rig), OTHER);
+    rig.advance(200);
+    let probe = nd(TAG, US6, (OTHER, "fd00:2::9"), (135, 0), "fd00:2::9", Some(gw_mac(TAG)));
+    assert_eq!(rig.take(TAG), [probe]);
+    rig.send(TAG, &[advertised(OTHER, 0x60, US6)]);
+    rig.advance(5000);
+    assert!(rig.take(TAG).is_empty(), "it answered");
+    rig.balance();
+}
+
+/// RFC 4861 section 7.3.3: nobody said a word, but the old MAC address answers no more.
+#[test]
+fn a_next_hop_changes_silently_over_ipv6() {
+    let mut rig = router6();
+    rig.advance(59_000);
+    assert!(rig.take(TAG).is_empty());
+    let probe = nd(TAG, US6, (PEER, "fd00:2::9"), (135, 0), "fd00:2::9", Some(gw_mac(TAG)));
+    let group = ([0x33, 0x33, 0xff, 0, 0, 9], "ff02::1:ff00:9");
+    let everybody = nd(TAG, US6, group, (135, 0), "fd00:2::9", Some(gw_mac(TAG)));
+    let mut asked = Vec::new();
+    for _ in 0..45 {
+        rig.advance(100);
+        asked.extend(rig.take(TAG));
+    }
+    assert_eq!(asked, [probe.clone(), probe.clone(), probe, everybody]);
+    rig.send(LAN, &[numbered(LAN, "[fd00::2]:4000", "[fd00::1]:5000", 8)]);
+    assert_eq!(rig.stats().held, 1);
+    rig.send(TAG, &[advertised(OTHER, 0x60, US6)]);
+    let sent = rig.take(TAG);
+    assert_eq!((numbers(&sent), &sent[0][..6]), (vec![8], &OTHER[..]));
+    assert_eq!(next6(&mut rig), OTHER);
+    rig.balance();
+}
+
+/// Each flow has a next hop of its own on the same port: what one of them does is nothing to the others.
+#[test]
+fn next_hops_of_one_port_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(FEW);
+    let mac = |host: u8| [2, 9, 9, 9, 9, host];
+    let frame = |host: u8, n| numbered(LAN, "10.0.0.2:4000", &format!("10.0.0.1:{host}"), n);
+    for host in 10..14 {
+        let (listen, target) = (format!("10.0.0.1:{host}"), format!("10.1.0.{host}:1"));
+        rig.add(flow(&format!("f{host}"), Proto::Udp, &listen, &target, FROM));
+        rig.send(LAN, &[frame(host, 0)]);
+        assert_eq!(rig.take(WAN), [asked_for([10, 1, 0, host])]);
+    }
+    // The first never answers, and has a queue that is full.
+    rig.send(LAN, &(0..100).map(|n| frame(10, n)).collect::<Vec<_>>());
+    for host in 11..14 {
+        rig.send(WAN, &[answer(mac(host), [10, 1, 0, host])]);
+        let sent = rig.take(WAN);
+        assert_eq!((sent.len(), &sent[0][..6]), (1, &mac(host)[..]));
+    }
+    for n in 0..50 {
+        rig.advance(100);
+        rig.take_any();
+        for host in 11..14 {
+            assert_eq!(rig.pass(LAN, &frame(host, n), WAN)[..6], mac(host));
+        }
+    }
+    assert_eq!((rig.stats().held, rig.drops()["neighbor_failed"]), (0, 64));
+    rig.balance();
+}
+
+/// A stream to a next hop that is gone for good: what waits is bounded, everything else a counted drop.
+#[test]
+fn a_dead_next_hop_is_counted_drops_and_no_growing_queue() {
+    let mut rig = unknown_target();
+    let (mut sent, mut most) = (0, 0);
+    for _ in 0..300 {
+        let burst: Vec<_> = (0..20).map(|n| numbered(LAN, "10.0.0.2:4000", "10.0.0.1:5000", n)).collect();
+        sent += burst.len() as u64;
+        rig.send(LAN, &burst);
+        rig.advance(100);
+        rig.take_any();
+        most = most.max(rig.stats().held);
+    }
+    let drops = rig.drops();
+    assert_eq!(most, 64);
+    assert_eq!(drops.values().sum::<u64>() + rig.stats().held, sent);
+    assert_eq!(drops.keys().collect::<Vec<_>>(), ["neighbor_failed", "neighbor_queue_full"]);
+    // Asked three times in six seconds, whatever the rate.
+    assert!((12..=18).contains(&rig.stats().originated), "{}", rig.stats().originated);
+    rig.balance();
+}
+
+/// The forwarder answers for its own addresses on the port they belong to, and for nobody else: not for hosts behind it, not for
+/// its other ports, not for the ends of its connections.
+#[test]
+fn nothing_is_answered_by_proxy() {
+    let mut rig = Rig::new("");
+    rig.add(flow("open", Proto::Udp, "10.0.0.1:5000", "10.1.0.2:6000", FROM));
+    rig.add(flow("open6", Proto::Udp, "[fd00::1]:5000", "[fd00:1::2]:6000", "fd00::/64"));
+    rig.open(Proto::Udp, LAN, "10.0.0.2:4000", "10.0.0.1:5000", WAN, "10.1.0.2:6000");
+    rig.open(Proto::Udp, LAN, "[fd00::2]:4000", "[fd00::1]:5000", WAN, "[fd00:1::2]:6000");
+    let before = rig.stats().sent;
+    for port in [LAN, WAN] {
+        for net in 0..4u8 {
+            for host in [1, 2, 3, 9, 254] {
+                if (net, host) == (port, 1) {
+                    continue;
+                }
+                let (asker, asker6) = ([10, port, 0, 50], format!("fd00:{port}::50"));
+                for spa in [asker, [0; 4]] {
+                    rig.send(port, &[arp(port, ALL, 1, (PEER, spa), (NOBODY, [10, net, 0, host]))]);
+                    rig.send(port, &[arp(port, gw_mac(port), 1, (PEER, spa), (NOBODY, [10, net, 0, host]))]);
+                }
+                let last = format!("{host:x}");
+                let group = ([0x33, 0x33, 0xff, 0, 0, host], format!("ff02::1:ff00:{last}"));
+                let target = format!("fd00:{net}::{last}");
+                for (src, mac) in [(asker6.as_str(), Some(PEER)), ("::", None)] {
+                    rig.send(port, &[nd(port, (PEER, src), (group.0, &group.1), (135, 0), &target, mac)]);
+                }
+            }
+        }
+    }
+    assert_eq!(rig.take_any(), []);
+    assert_eq!((rig.stats().sent, rig.stats().originated), (before, 0));
+    rig.balance();
+}
+
+const SPEAKS: &str = "[addresses]\ncheck = \"quick\"";
+
+/// What the forwarder says of its own addresses: gratuitous ARP, unsolicited advertisement that overrides.
+fn announced4(port: u8) -> Vec<u8> {
+    let own = [10, port, 0, 1];
+    arp(port, ALL, 1, (gw_mac(port), own), (NOBODY, own))
+}
+
+fn announced6(port: u8, own: &str) -> Vec<u8> {
+    nd(port, (gw_mac(port), own), ALL6, (136, 0x20), own, Some(gw_mac(port)))
+}
+
+/// RFC 5227 section 2.3, RFC 4861 section 7.2.6. By one worker, however many there are.
+#[test]
+fn own_addresses_are_announced_after_the_start() {
+    for workers in [1, 2] {
+        let text = format!("{SPEAKS}\n{PORTS}\n{}", neighbors());
+        let mut rig = Rig::with(&text, workers, 4096);
+        let mut said: Vec<(u32, u8, Vec<u8>)> = Vec::new();
+        for tick in 1..=100 {
+            rig.advance(100);
+            said.extend(rig.take_any().into_iter().map(|(port, frame)| (tick * 100, port, frame)));
+        }
+        for port in [LAN, WAN, TAG] {
+            let times = |frame: Vec<u8>| -> Vec<u32> {
+                said.iter().filter(|(_, p, f)| (*p, f) == (port, &frame)).map(|(at, ..)| *at).collect()
+            };
+            assert_eq!(times(announced4(port)), [100, 2100]);
+            assert_eq!(times(announced6(port, &format!("fd00:{port}::1"))), [100, 1100, 2100]);
+            let local = forwarder::net::link_local(forwarder::wire::Mac(gw_mac(port))).to_string();
+            assert_eq!(times(announced6(port, &local)), [100, 1100, 2100]);
+        }
+        let stats = rig.stats();
+        assert_eq!((said.len(), stats.originated, stats.sent), (4 * 8, 4 * 8, 0));
+        rig.balance();
+    }
+}
+
+#[test]
+fn without_the_check_nothing_is_announced_or_defended() {
+    let mut rig = Rig::new("[addresses]\ncheck = \"off\"");
+    let own = [10, 0, 0, 1];
+    for _ in 0..50 {
+        rig.advance(100);
+        rig.send(LAN, &[arp(LAN, ALL, 1, (OTHER, own), (NOBODY, own))]);
+    }
+    assert_eq!((rig.take_any(), rig.stats().originated), (vec![], 0));
+    assert_eq!(rig.drops()["address_conflict"], 50);
+    rig.balance();
+}
+
+fn conflicts(rig: &mut Rig) -> Vec<(String, String, u64)> {
+    let Ok(Reply::Ports { ports }) = rig.ask(Request::PortList) else { panic!() };
+    let all = ports.into_iter().flat_map(|p| p.conflicts);
+    all.map(|c| (c.address.to_string(), c.mac, c.times)).collect()
+}
+
+/// RFC 5227 section 2.4 (c): said once in ten seconds, so that two who both defend an address make no storm.
+#[test]
+fn an_address_that_another_claims_is_defended_now_and_then() {
+    let own = [10, 0, 0, 1];
+    let cases = [
+        ("10.0.0.1", arp(LAN, ALL, 1, (OTHER, own), (NOBODY, own)), announced4(LAN)),
+        ("10.0.0.1", arp(LAN, gw_mac(LAN), 2, (OTHER, own), (gw_mac(LAN), [10, 0, 0, 9])), announced4(LAN)),
+        (
+            "fd00::1",
+            nd(LAN, (OTHER, "fd00::1"), ALL6, (136, 0x20), "fd00::1", Some(OTHER)),
+            announced6(LAN, "fd00::1"),
+        ),
+    ];
+    for (address, claim, defence) in cases {
+        let mut rig = Rig::new(SPEAKS);
+        for _ in 0..50 {
+            rig.advance(100);
+        }
+        rig.take_any();
+        let before = rig.stats().originated;
+        let mut said = Vec::new();
+        for n in 0..250 {
+            rig.send(LAN, &[claim.clone()]);
+            said.extend(rig.take_any().into_iter().map(|(port, frame)| (n * 100, port, frame)));
+            rig.advance(100);
+        }
+        assert_eq!(said, [0, 10_000, 20_000].map(|at| (at, LAN, defence.clone())));
+        assert_eq!((rig.stats().originated - before, rig.drops()["address_conflict"]), (3, 250));
+        assert_eq!(conflicts(&mut rig), [(address.to_owned(), text(OTHER), 250)]);
+        // It is still ours.
+        let asked = arp(LAN, ALL, 1, (PEER, PEER4), (NOBODY, own));
+        assert_same(&rig.pass(LAN, &asked, LAN), &arp(LAN, PEER, 2, (gw_mac(LAN), own), (PEER, PEER4)));
+        rig.balance();
+    }
+}
+
+/// Who asks before taking an address is answered, every time; that is defence enough.
+#[test]
+fn an_address_that_another_probes_is_only_answered() {
+    let mut rig = Rig::new("[addresses]\ncheck = \"rfc5227\"");
+    for _ in 0..50 {
+        rig.advance(100);
+    }
+    rig.take_any();
+    let own = [10, 0, 0, 1];
+    let group = ([0x33, 0x33, 0xff, 0, 0, 1], "ff02::1:ff00:1");
+    for _ in 0..3 {
+        let probe = arp(LAN, ALL, 1, (OTHER, [0; 4]), (NOBODY, own));
+        assert_same(&rig.pass(LAN, &probe, LAN), &arp(LAN, OTHER, 2, (gw_mac(LAN), own), (OTHER, [0; 4])));
+        let probe = nd(LAN, (OTHER, "::"), group, (135, 0), "fd00::1", None);
+        assert_same(&rig.pass(LAN, &probe, LAN), &announced6(LAN, "fd00::1"));
+    }
+    let expected = [("10.0.0.1".to_owned(), text(OTHER), 3), ("fd00::1".to_owned(), text(OTHER), 3)];
+    assert_eq!(conflicts(&mut rig), expected);
+    rig.balance();
+}

@@ -8,7 +8,7 @@ use common::packet::{ACK, Body, FIN, PSH, Packet, SYN, host_mac, internet_checks
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, assert_same, flow};
 use forwarder::api::Proto;
 use forwarder::wire::arp::{self, Arp};
-use forwarder::wire::{Mac, eth};
+use forwarder::wire::{Mac, Tags, eth};
 
 struct Path {
     name: &'static str,
@@ -201,7 +201,7 @@ fn a_priority_tag_is_taken_off() {
     assert_same(&rig.pass(p.port, &frame, p.out), &conn.forward(&packet).build());
 }
 
-/// Priority bits beside the VLAN id are the network's own business; the id decides.
+/// Priority bits lie beside the VLAN id, which alone decides.
 #[test]
 fn priority_bits_do_not_hide_the_vlan() {
     let mut rig = rig();
@@ -422,8 +422,8 @@ fn order_is_kept_while_a_next_hop_is_asked_for() {
             tha: Mac(common::packet::gw_mac(out)),
             tpa: gateway.into(),
         };
-        let vlan = common::packet::VLANS[usize::from(out)];
-        let n = arp::write(&mut answer, Mac(common::packet::gw_mac(out)), vlan, &packet).unwrap();
+        let tags = Tags::one(common::packet::VLANS[usize::from(out)]);
+        let n = arp::write(&mut answer, Mac(common::packet::gw_mac(out)), tags, &packet).unwrap();
         for frame in frames(40..50) {
             rig.inject_at(0, LAN, &frame);
         }
@@ -434,7 +434,7 @@ fn order_is_kept_while_a_next_hop_is_asked_for() {
         assert_eq!(numbers(&sent), (0..60).collect::<Vec<_>>());
         for frame in &sent {
             let header = eth::Frame::parse(frame).unwrap();
-            assert_eq!((header.dst, header.vlan, header.ethertype), (mac, vlan, eth::ETHERTYPE_IPV4));
+            assert_eq!((header.dst, header.tags, header.ethertype), (mac, tags, eth::ETHERTYPE_IPV4));
         }
         rig.balance();
     }

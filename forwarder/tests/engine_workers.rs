@@ -787,7 +787,14 @@ from = ["10.0.0.0/24"]
 "#;
     let clock = FakeClock::default();
     let made = make(&format!("{PORTS}\n{}\n{flows}", neighbors()), 1, 256, clock.clone());
-    let mut rig = Rig { gateway: made.gateway, workers: made.workers, ios: made.ios, clock, buffers: 256 };
+    let mut rig = Rig {
+        gateway: made.gateway,
+        workers: made.workers,
+        ios: made.ios,
+        clock,
+        stop: made.stop,
+        buffers: 256,
+    };
     let conn = rig.open(Proto::Udp, LAN, CLIENT, LISTEN, WAN, TARGET);
     assert!(rig.flow("configured").configured);
     rig.done(Request::FlowReplace { spec: flow("configured", Proto::Udp, LISTEN, TARGET, FROM) });

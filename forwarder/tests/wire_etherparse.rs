@@ -13,7 +13,7 @@ use forwarder::wire::ipv4::Ipv4;
 use forwarder::wire::ipv6::Ipv6;
 use forwarder::wire::tcp::{self, Tcp};
 use forwarder::wire::udp::Udp;
-use forwarder::wire::{Frame, Mac, PROTO_TCP, PROTO_UDP, Sum, eth};
+use forwarder::wire::{Frame, Mac, PROTO_TCP, PROTO_UDP, Sum, Tags, eth};
 use proptest::prelude::*;
 
 const DST: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -21,7 +21,7 @@ const SRC: Mac = Mac([2, 0, 0, 0, 0, 2]);
 
 #[derive(Debug, Clone)]
 struct Case {
-    vlan: Option<u16>,
+    tags: Tags,
     src: IpAddr,
     dst: IpAddr,
     ports: [u16; 2],
@@ -34,21 +34,41 @@ fn case() -> impl Strategy<Value = Case> {
         any::<[Ipv6Addr; 2]>().prop_map(|a| a.map(IpAddr::from)),
     ];
     let data = prop::collection::vec(any::<u8>(), 0..200);
-    (prop::option::of(1u16..4095), addresses, any::<[u16; 2]>(), data)
-        .prop_map(|(vlan, [src, dst], ports, data)| Case { vlan, src, dst, ports, data })
+    let tags = (prop::option::of(1u16..4095), prop::option::of(1u16..4095)).prop_map(|(outer, inner)| {
+        // etherparse builds no service tag alone.
+        Tags { outer: outer.filter(|_| inner.is_some()), inner }
+    });
+    (tags, addresses, any::<[u16; 2]>(), data).prop_map(|(tags, [src, dst], ports, data)| Case {
+        tags,
+        src,
+        dst,
+        ports,
+        data,
+    })
 }
 
 impl Case {
     fn builder(&self) -> PacketBuilderStep<etherparse::IpHeaders> {
         let ethernet = PacketBuilder::ethernet2(SRC.0, DST.0);
-        match (self.vlan, self.src, self.dst) {
-            (None, IpAddr::V4(s), IpAddr::V4(d)) => ethernet.ipv4(s.octets(), d.octets(), 61),
-            (None, IpAddr::V6(s), IpAddr::V6(d)) => ethernet.ipv6(s.octets(), d.octets(), 61),
-            (Some(id), IpAddr::V4(s), IpAddr::V4(d)) => {
-                ethernet.single_vlan(VlanId::try_new(id).unwrap()).ipv4(s.octets(), d.octets(), 61)
+        let id = |id| VlanId::try_new(id).unwrap();
+        match (self.tags, self.src, self.dst) {
+            (Tags { inner: None, .. }, IpAddr::V4(s), IpAddr::V4(d)) => {
+                ethernet.ipv4(s.octets(), d.octets(), 61)
             }
-            (Some(id), IpAddr::V6(s), IpAddr::V6(d)) => {
-                ethernet.single_vlan(VlanId::try_new(id).unwrap()).ipv6(s.octets(), d.octets(), 61)
+            (Tags { inner: None, .. }, IpAddr::V6(s), IpAddr::V6(d)) => {
+                ethernet.ipv6(s.octets(), d.octets(), 61)
+            }
+            (Tags { outer: None, inner: Some(c) }, IpAddr::V4(s), IpAddr::V4(d)) => {
+                ethernet.single_vlan(id(c)).ipv4(s.octets(), d.octets(), 61)
+            }
+            (Tags { outer: None, inner: Some(c) }, IpAddr::V6(s), IpAddr::V6(d)) => {
+                ethernet.single_vlan(id(c)).ipv6(s.octets(), d.octets(), 61)
+            }
+            (Tags { outer: Some(o), inner: Some(c) }, IpAddr::V4(s), IpAddr::V4(d)) => {
+                ethernet.double_vlan(id(o), id(c)).ipv4(s.octets(), d.octets(), 61)
+            }
+            (Tags { outer: Some(o), inner: Some(c) }, IpAddr::V6(s), IpAddr::V6(d)) => {
+                ethernet.double_vlan(id(o), id(c)).ipv6(s.octets(), d.octets(), 61)
             }
             _ => unreachable!("both addresses are of one family"),
         }
@@ -57,7 +77,7 @@ impl Case {
     /// Checks the frame and its IP header; returns the transport's protocol, bytes and pseudo header.
     fn read<'a>(&self, bytes: &'a [u8]) -> (u8, &'a [u8], Sum) {
         let frame = Frame::parse(bytes).unwrap();
-        assert_eq!((frame.dst, frame.src, frame.vlan), (DST, SRC, self.vlan));
+        assert_eq!((frame.dst, frame.src, frame.tags), (DST, SRC, self.tags));
         let l3 = &bytes[frame.l3..];
         match frame.ethertype {
             eth::ETHERTYPE_IPV4 => {
@@ -139,7 +159,7 @@ fn arp_frames_read_the_same_there() {
         tpa: Ipv4Addr::new(10, 0, 0, 2),
     };
     let mut buf = [0; arp::FRAME];
-    arp::write(&mut buf, Mac::BROADCAST, Some(30), &packet).unwrap();
+    arp::write(&mut buf, Mac::BROADCAST, Tags::one(Some(30)), &packet).unwrap();
     let sliced = SlicedPacket::from_ethernet(&buf).unwrap();
     let Some(etherparse::NetSlice::Arp(found)) = sliced.net else { panic!("not taken for ARP: {sliced:?}") };
     assert_eq!(found.operation().0, arp::REQUEST);
@@ -154,7 +174,7 @@ fn arp_frames_read_the_same_there() {
 fn solicitations_read_the_same_there() {
     let [src, target] = ["fd00::1", "fd00::abcd:1"].map(|a| a.parse::<Ipv6Addr>().unwrap());
     let mut buf = [0; Solicit::FRAME_MAX];
-    let len = icmpv6::write_solicitation(&mut buf, SRC, Some(30), src, target, None).unwrap();
+    let len = icmpv6::write_solicitation(&mut buf, SRC, Tags::one(Some(30)), src, target, None).unwrap();
     let sliced = SlicedPacket::from_ethernet(&buf[..len]).unwrap();
     let Some(TransportSlice::Icmpv6(message)) = sliced.transport else {
         panic!("not taken for ICMPv6: {sliced:?}")

@@ -13,17 +13,17 @@ use forwarder::wire::ipv4::{self, Ipv4, Ipv4Mut};
 use forwarder::wire::ipv6::{self, Ipv6, Ipv6Mut};
 use forwarder::wire::tcp::{self, Tcp, TcpMut};
 use forwarder::wire::udp::{self, Udp, UdpMut};
-use forwarder::wire::{Frame, Mac, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, WireError, eth};
+use forwarder::wire::{Frame, Mac, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Tags, WireError, eth};
 use proptest::prelude::*;
 
-fn port(mac: Mac, vlan: Option<u16>) -> PortL2 {
+fn port(mac: Mac, tags: Tags) -> PortL2 {
     let (ipv4, ipv6) = (vec![Ipv4Addr::new(10, 0, 0, 1)], vec![Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)]);
-    PortL2 { mac, vlan, mtu: 1500, ipv4, ipv6 }
+    PortL2 { mac, tags, mtu: 1500, ipv4, ipv6 }
 }
 
 /// Runs everything that reads a packet over `bytes`, and every accessor of what parses.
 fn read_all(bytes: &[u8], len: usize) {
-    let ours = port(Mac([2, 0, 0, 0, 0, 1]), None);
+    let ours = port(Mac([2, 0, 0, 0, 0, 1]), Tags::NONE);
     if let Ok(frame) = Frame::parse(bytes) {
         assert!(frame.l3 <= bytes.len());
         let _ = answer_arp(bytes, &frame, &ours);
@@ -102,8 +102,16 @@ fn packetish() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![0x60, 0, 0, 0, 0, 32, 0, 255]),
         Just(vec![0x60, 0, 0, 0, 0, 32, 58, 255]),
         Just(vec![0x60, 0, 0, 0, 0, 16, 44, 64]),
-        Just(eth::header(Mac::BROADCAST, Mac([2; 6]), None, eth::ETHERTYPE_ARP).to_vec()),
-        Just(eth::header(Mac::BROADCAST, Mac([2; 6]), Some(9), eth::ETHERTYPE_IPV6).to_vec()),
+        Just(eth::header(Mac::BROADCAST, Mac([2; 6]), Tags::NONE, eth::ETHERTYPE_ARP).to_vec()),
+        Just(
+            eth::header(
+                Mac::BROADCAST,
+                Mac([2; 6]),
+                Tags { outer: Some(8), inner: Some(9) },
+                eth::ETHERTYPE_IPV6
+            )
+            .to_vec()
+        ),
     ];
     (header, prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(a, b)| [a, b].concat())
 }
@@ -115,8 +123,9 @@ fn mac() -> impl Strategy<Value = Mac> {
     })
 }
 
-fn tci() -> impl Strategy<Value = Option<u16>> {
-    prop::option::of(any::<u16>())
+fn tags() -> impl Strategy<Value = Tags> {
+    (prop::option::of(any::<u16>()), prop::option::of(any::<u16>()))
+        .prop_map(|(outer, inner)| Tags { outer, inner })
 }
 
 /// Payloads of even and odd length, many of them of words that bring sums to their zeros.
@@ -153,22 +162,22 @@ proptest! {
     }
 
     #[test]
-    fn arp_parses_back(dst in mac(), vlan in tci(), reply in any::<bool>(), sha in mac(), tha in mac(),
+    fn arp_parses_back(dst in mac(), tags in tags(), reply in any::<bool>(), sha in mac(), tha in mac(),
                        spa in any::<Ipv4Addr>(), tpa in any::<Ipv4Addr>()) {
         let packet = Arp { op: if reply { arp::REPLY } else { arp::REQUEST }, sha, spa, tha, tpa };
         let mut buf = [0xee; arp::FRAME];
-        prop_assert_eq!(arp::write(&mut buf, dst, vlan, &packet), Ok(arp::FRAME));
+        prop_assert_eq!(arp::write(&mut buf, dst, tags, &packet), Ok(arp::FRAME));
         let frame = Frame::parse(&buf).unwrap();
-        prop_assert_eq!((frame.dst, frame.src, frame.vlan), (dst, sha, vlan));
+        prop_assert_eq!((frame.dst, frame.src, frame.tags), (dst, sha, tags));
         prop_assert_eq!(Arp::parse(&buf[frame.l3..]), Ok(packet));
     }
 
     #[test]
-    fn solicitations_parse_back(mac in mac(), to in prop::option::of(mac()), vlan in tci(),
+    fn solicitations_parse_back(mac in mac(), to in prop::option::of(mac()), tags in tags(),
                                 src in any::<Ipv6Addr>(), target in any::<Ipv6Addr>()) {
         prop_assume!(!src.is_unspecified());
         let mut buf = [0; Solicit::FRAME_MAX];
-        let len = icmpv6::write_solicitation(&mut buf, mac, vlan, src, target, to).unwrap();
+        let len = icmpv6::write_solicitation(&mut buf, mac, tags, src, target, to).unwrap();
         let l3 = Frame::parse(&buf).unwrap().l3;
         let ip = Ipv6::parse(&buf[l3..len], len - l3).unwrap();
         let expected = if target.is_multicast() {
@@ -184,7 +193,7 @@ proptest! {
         let (src, target) = ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
         let mut buf = [0; Solicit::FRAME_MAX];
         let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let len = icmpv6::write_solicitation(&mut buf, mac, None, src, target, None).unwrap();
+        let len = icmpv6::write_solicitation(&mut buf, mac, Tags::NONE, src, target, None).unwrap();
         let packet = &mut buf[14..len];
         packet[at / 8] ^= 1 << (at % 8);
         // Traffic class and flow label are covered by nothing.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use forwarder::wire::checksum::{self, Sum};
-use forwarder::wire::{Mac, PROTO_TCP, PROTO_UDP, eth, ipv4, ipv6, tcp, udp};
+use forwarder::wire::{Mac, PROTO_TCP, PROTO_UDP, Tags, eth, ipv4, ipv6, tcp, udp};
 
 /// Listen and target port of flow 0; those of the others follow. Nobody listens below.
 pub(super) const FIRST_PORT: u16 = 5000;
@@ -87,7 +87,7 @@ pub(super) struct Frames {
 impl Frames {
     /// Packets to `gateway`.
     pub(super) fn new(shape: &Shape, gateway: Mac) -> Self {
-        let l3 = if shape.vlan.is_some() { eth::HEADER_MAX } else { eth::HEADER };
+        let l3 = Tags::one(shape.vlan).header_len();
         let l4 = l3 + if shape.v6 { ipv6::HEADER } else { ipv4::HEADER };
         let len = (shape.size - l4) as u16;
         let (proto, header) = if shape.tcp {
@@ -102,7 +102,7 @@ impl Frames {
         };
         let mut headers = ArrayVec::new();
         let ethertype = if shape.v6 { eth::ETHERTYPE_IPV6 } else { eth::ETHERTYPE_IPV4 };
-        headers.extend(eth::header(gateway, CLIENT_MAC, shape.vlan, ethertype));
+        headers.extend(eth::header(gateway, CLIENT_MAC, Tags::one(shape.vlan), ethertype));
         let mut ipv4 = None;
         let (host, pseudo) = if shape.v6 {
             let client = Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 0);
@@ -205,7 +205,7 @@ mod tests {
     fn checked(shape: &Shape, n: u32) -> (Vec<u8>, u16, u16) {
         let frame = Frames::new(shape, Mac([2, 0, 0, 0, 0, 1])).frame(n);
         assert_eq!(frame.len(), shape.size);
-        let l3 = &frame[if shape.vlan.is_some() { 18 } else { 14 }..];
+        let l3 = &frame[Tags::one(shape.vlan).header_len()..];
         let (address, pseudo, l4): (Vec<u8>, Sum, &[u8]) = if shape.v6 {
             let ip = Ipv6::parse(l3, l3.len()).unwrap();
             (ip.src().octets().to_vec(), ip.pseudo(), &l3[40..])

@@ -145,7 +145,7 @@ pub(super) fn port_settings(
         rx_descriptors: descriptors,
         tx_descriptors: descriptors,
         multicast: Vec::new(),
-        vlan: port.vlan,
+        tags: vec![port.tags()],
         one_pool: true,
         steer: None,
     }
@@ -194,6 +194,8 @@ fn config(case: &Case) -> Result<Config> {
     let vlan = case.shape.vlan.map(|id| format!("vlan = {id}\n")).unwrap_or_default();
     let text = format!(
         r#"
+[addresses]
+check = "off"
 [limits]
 connections = {}
 [[port]]

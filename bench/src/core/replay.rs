@@ -59,6 +59,8 @@ pub(super) fn device(file: &Path) -> String {
 fn config() -> Result<Config> {
     let text = format!(
         r#"
+[addresses]
+check = "off"
 [[port]]
 name = "pcap"
 device = "vdev:net_pcap0"

@@ -17,7 +17,7 @@ use forwarder::io::{BURST, Burst, PacketBuf, PortIndex};
 use forwarder::net::Network;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
-use forwarder::wire::{Mac, PROTO_UDP, checksum, eth, ipv4, udp};
+use forwarder::wire::{Mac, PROTO_UDP, Tags, checksum, eth, ipv4, udp};
 use forwarder::worker::Worker;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -38,6 +38,8 @@ const TABLE: usize = 512;
 const FIRST_PORT: u16 = 10_000;
 
 const NETWORK: &str = r#"
+[addresses]
+check = "off"
 [[port]]
 name = "client"
 device = "vdev:rings"
@@ -73,6 +75,8 @@ pub(super) fn flow(n: u16) -> Result<FlowSpec> {
         target: (Ipv4Addr::new(10, 2, 0, 2), FIRST_PORT + n).into(),
         from: vec!["172.16.0.0/12".parse()?],
         max_conns: None,
+        mss_clamp: None,
+        hairpin: false,
         lease: None,
     })
 }
@@ -105,7 +109,7 @@ pub(super) fn headers(gateway: Mac, n: u16, c: u32) -> Headers {
     let sum = checksum::pseudo_v4(*from.ip(), *to.ip(), PROTO_UDP, LEN).plus(&udp).finish_udp();
     udp[udp::CHECKSUM..][..2].copy_from_slice(&sum.to_ne_bytes());
     let mut all = [0; HEADERS];
-    all[..eth::HEADER].copy_from_slice(&eth::header(gateway, CLIENT_MAC, None, eth::ETHERTYPE_IPV4));
+    all[..eth::HEADER].copy_from_slice(&eth::header(gateway, CLIENT_MAC, Tags::NONE, eth::ETHERTYPE_IPV4));
     all[eth::HEADER..L4].copy_from_slice(&ipv4::header(*from.ip(), *to.ip(), PROTO_UDP, 64, LEN));
     all[L4..].copy_from_slice(&udp);
     all

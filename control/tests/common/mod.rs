@@ -68,6 +68,8 @@ pub(crate) fn spec() -> FlowSpec {
         target: "192.0.2.9:5002".parse().unwrap(),
         from: vec!["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap()],
         max_conns: Some(8),
+        mss_clamp: None,
+        hairpin: false,
         lease: Some(3600),
     }
 }
@@ -112,6 +114,7 @@ fn port() -> PortInfo {
         addresses: vec!["10.0.0.1/24".parse().unwrap()],
         mtu: 1500,
         vlan: Some(120),
+        outer_vlan: Some(7),
         gateway: vec![],
         queues: 2,
         steering: "hand over".into(),
@@ -128,6 +131,12 @@ fn port() -> PortInfo {
             mac: None,
             // What a hostile name would do to a terminal has to stay text.
             state: "resol\x1b[31mving".into(),
+        }],
+        conflicts: vec![ConflictInfo {
+            address: "10.0.0.1".parse().unwrap(),
+            mac: "02:00:00:00:00:66".into(),
+            times: 4711,
+            ago: 12,
         }],
     }
 }

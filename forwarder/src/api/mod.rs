@@ -79,9 +79,80 @@ pub struct FlowSpec {
     /// Most connections at once; none means only the table's size limits them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
+    /// Largest segment that either end of a TCP connection may announce; none leaves their announcements alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_clamp: Option<MssClamp>,
+    /// Whether clients may open the listen address from behind another port than the one that has it (hairpinning, RFC 4787
+    /// section 6).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hairpin: bool,
     /// Seconds the flow lives without renewal; none means for ever. In TOML and on the command line `1h`, `90s`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "lease")]
     pub lease: Option<u64>,
+}
+
+/// What a TCP connection's maximum segment size is lowered to (RFC 9293 section 3.7.1, RFC 6691). On the wire and in TOML a
+/// number of bytes or `"auto"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What fits the smaller MTU of the two ports.
+    Auto,
+    /// This many bytes of TCP payload.
+    Bytes(u16),
+}
+
+impl MssClamp {
+    /// The bytes that may be asked for: below the least that every host takes nothing is gained (RFC 879).
+    pub const RANGE: std::ops::RangeInclusive<u16> = 88..=65_495;
+}
+
+impl std::fmt::Display for MssClamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MssClamp::Auto => f.write_str("auto"),
+            MssClamp::Bytes(bytes) => write!(f, "{bytes}"),
+        }
+    }
+}
+
+impl std::str::FromStr for MssClamp {
+    type Err = String;
+
+    /// `auto`, or bytes within [`MssClamp::RANGE`].
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(MssClamp::Auto);
+        }
+        text.parse().ok().filter(|n| Self::RANGE.contains(n)).map(MssClamp::Bytes).ok_or_else(|| {
+            let (least, most) = (Self::RANGE.start(), Self::RANGE.end());
+            format!("{text:?} is no segment size; give bytes from {least} to {most}, or \"auto\"")
+        })
+    }
+}
+
+impl Serialize for MssClamp {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MssClamp::Auto => s.serialize_str("auto"),
+            MssClamp::Bytes(bytes) => s.serialize_u16(*bytes),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MssClamp {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Bytes(u64),
+            Text(String),
+        }
+        let text = match Raw::deserialize(d)? {
+            Raw::Bytes(bytes) => bytes.to_string(),
+            Raw::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Reads a lease as seconds or as a humantime string, writes seconds.
@@ -364,8 +435,11 @@ pub struct PortInfo {
     pub addresses: Vec<IpNet>,
     /// MTU in bytes (layer 3).
     pub mtu: u16,
-    /// VLAN id, when tagged.
+    /// 802.1Q VLAN id, when tagged.
     pub vlan: Option<u16>,
+    /// VLAN id of the 802.1ad service tag, when there is one.
+    #[serde(default)]
+    pub outer_vlan: Option<u16>,
     /// Default next hops.
     pub gateway: Vec<IpAddr>,
     /// Queues in use, one a worker.
@@ -391,6 +465,22 @@ pub struct PortInfo {
     pub tx_errors: u64,
     /// Next hops known on the port.
     pub neighbors: Vec<NeighborInfo>,
+    /// Own addresses that others claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictInfo>,
+}
+
+/// An own address that another station claimed while the forwarder ran (RFC 5227 section 2.4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// MAC address of the last one that claimed it.
+    pub mac: String,
+    /// How often it was claimed.
+    pub times: u64,
+    /// Seconds since it last was.
+    pub ago: u32,
 }
 
 /// A next hop.
@@ -417,7 +507,7 @@ pub struct Stats {
     pub sent: u64,
     /// Received frames held: in TX batches and waiting for a next hop.
     pub held: u64,
-    /// The forwarder's own frames (ARP requests, neighbor solicitations), not part of `sent`.
+    /// The forwarder's own frames (ARP requests, neighbor solicitations, announcements), not part of `sent`.
     pub originated: u64,
     /// Drops by reason; every reason is present. Includes `local_*`: frames that ended at the gateway itself.
     pub drops: std::collections::BTreeMap<String, u64>,

@@ -12,11 +12,12 @@ use toml::de::DeTable;
 use super::network::{check_fields, check_network, is_edge, is_name, not_a_host};
 use super::read::{Place, Placed, Problems, Section};
 use super::{
-    Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits, NeighborConfig, Network,
-    PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
+    AddressCheck, AddressesConfig, Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits,
+    NeighborConfig, Network, PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
 };
-use crate::api::{FlowSpec, Proto, lease};
-use crate::io::{MAX_PORTS, PortIndex};
+use crate::api::{FlowSpec, MssClamp, Proto, lease};
+use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
+use crate::wire::Tags;
 
 /// Longest path a Unix socket's address holds, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -41,6 +42,7 @@ fn document(root: &Section<'_>) -> Config {
     let mut config = Config {
         eal: eal(root.section("eal")),
         service: service(root.section("service")),
+        addresses: addresses(root.section("addresses")),
         timers: timers(root.section("timers")),
         limits: limits(root.section("limits")),
         ..Config::default()
@@ -91,6 +93,17 @@ fn service(section: Section<'_>) -> ServiceConfig {
         group: group.map(|g| g.value),
         mode: value_or(mode, default.mode),
     }
+}
+
+fn addresses(section: Section<'_>) -> AddressesConfig {
+    let check = section.text("check", |word| match word {
+        "quick" => Ok(AddressCheck::Quick),
+        "rfc5227" => Ok(AddressCheck::Rfc5227),
+        "off" => Ok(AddressCheck::Off),
+        _ => Err(format!("must be \"quick\", \"rfc5227\" or \"off\", not {word:?}")),
+    });
+    section.finish();
+    AddressesConfig { check: value_or(check, AddressCheck::default()) }
 }
 
 fn timers(section: Section<'_>) -> Timers {
@@ -153,7 +166,7 @@ fn ports(root: &Section<'_>, config: &mut Config) -> bool {
     if let Some(extra) = sections.get(MAX_PORTS) {
         extra.fail(&extra.place, format!("is one port too many; at most {MAX_PORTS} are possible"));
     }
-    let (mut names, mut devices) = (Seen::default(), Seen::default());
+    let mut names = Seen::default();
     let mut sound = true;
     for section in sections {
         let (port, place) = port(&section, config);
@@ -163,13 +176,8 @@ fn ports(root: &Section<'_>, config: &mut Config) -> bool {
                 format!("{:?} is the name of another port; give each its own", port.name),
             );
         }
-        if let Some(device) = place
-            && let Some(other) = devices.again(port.device.to_string(), &port.name)
-        {
-            section.fail(
-                &device,
-                format!("{} belongs to port {other:?} already; give each port its own", port.device),
-            );
+        if let Some(device) = place {
+            shared_device(&section, &device, &port, config);
         }
         section.finish();
         sound &= !section.failed_in(&["addresses", "gateway"]);
@@ -202,6 +210,7 @@ fn port(section: &Section<'_>, config: &Config) -> (PortConfig, Option<Place>) {
         addresses: addresses.iter().map(|a| a.value).collect(),
         mtu: section.number("mtu", least_mtu..=9600).unwrap_or(1500),
         vlan: section.number("vlan", 1..=4094),
+        outer_vlan: section.number("outer_vlan", 1..=4094),
         queues: section.number("queues", 1..=256),
         gateway: gateway.iter().map(|g| g.value).collect(),
         device: device.as_ref().map_or(Device::Vdev(String::new()), |d| d.value.clone()),
@@ -226,6 +235,43 @@ fn port(section: &Section<'_>, config: &Config) -> (PortConfig, Option<Place>) {
         section.fail(&section.place_of("queues"), message);
     }
     (port, device.map(|d| d.place))
+}
+
+/// A device that other ports have, too: their tags tell them apart, and what is the device's is one thing.
+fn shared_device(section: &Section<'_>, place: &Place, port: &PortConfig, config: &Config) {
+    let others: Vec<_> = config.ports.iter().filter(|p| p.device == port.device).collect();
+    if let Some(other) = others.iter().find(|p| p.tags() == port.tags()) {
+        let message = format!(
+            "{} belongs to port {:?} already, which has the same tags; give each port its own device or its own \
+             vlan and outer_vlan",
+            port.device, other.name
+        );
+        section.fail(place, message);
+    }
+    if others.is_empty() && config.devices().count() == MAX_DEVICES {
+        section.fail(place, format!("is one device too many; at most {MAX_DEVICES} are possible"));
+    }
+    // Its driver passes a service tag for an 802.1Q tag.
+    let alike = |p: &&&PortConfig| {
+        let ids = |t: Tags| if t.outer.is_some() && t.inner.is_some() { None } else { t.outer.or(t.inner) };
+        p.tags() != port.tags() && ids(p.tags()).is_some() && ids(p.tags()) == ids(port.tags())
+    };
+    if let (Device::AfPacket(_), Some(other)) = (&port.device, others.iter().find(alike)) {
+        let message = format!(
+            "port {:?} has the same id in a tag of the other kind, which af_packet cannot tell apart; use another id or \
+             af_xdp",
+            other.name
+        );
+        section.fail(place, message);
+    }
+    let different = |p: &&&PortConfig| p.queues.is_some() && p.queues != port.queues;
+    if let (Some(queues), Some(other)) = (port.queues, others.iter().find(different)) {
+        let message = format!(
+            "{queues} differs from what port {:?} says of the same device; give the device's queues once",
+            other.name
+        );
+        section.fail(&section.place_of("queues"), message);
+    }
 }
 
 /// An address of the forwarder itself: a host's, once, and in no prefix of another port.
@@ -411,6 +457,8 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
     let from = section.list("from", prefix);
     section.require_items("from", "list the prefixes that may open connections, such as [\"10.1.0.0/16\"]");
     let max_conns = section.number("max_conns", 1..=u32::MAX);
+    let mss_clamp = section.number_or_text("mss_clamp", MssClamp::RANGE, MssClamp::Bytes, str::parse);
+    let hairpin = section.flag("hairpin").unwrap_or(false);
     let lease = section.text("lease", lease::parse);
     Some(FlowSpec {
         name: name?.value,
@@ -419,6 +467,8 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
         target: target?.value,
         from: from.into_iter().map(|p| p.value).collect(),
         max_conns,
+        mss_clamp,
+        hairpin,
         lease: lease.map(|l| l.value),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{Config, Cores, Idle};
+use super::{AddressCheck, Config, Cores, Idle};
 use crate::api::table::Table;
 
 impl Config {
@@ -13,13 +13,23 @@ impl Config {
         let mut out = String::new();
         let mut section = |title: &str, table: &dyn Display| _ = writeln!(out, "{title}\n{table}");
 
-        let mut ports = Table::new(&["NAME", "DEVICE", "ADDRESSES", ">MTU", ">VLAN", ">QUEUES", "GATEWAY"]);
+        let mut ports = Table::new(&[
+            "NAME",
+            "DEVICE",
+            "ADDRESSES",
+            ">MTU",
+            ">OUTER VLAN",
+            ">VLAN",
+            ">QUEUES",
+            "GATEWAY",
+        ]);
         for p in &self.ports {
             ports.row([
                 p.name.clone(),
                 p.device.to_string(),
                 join(&p.addresses),
                 p.mtu.to_string(),
+                p.outer_vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.queues.map_or_else(|| "one a worker".to_owned(), |q| q.to_string()),
                 join(&p.gateway),
@@ -71,6 +81,11 @@ impl Config {
         match self.workers.idle {
             Idle::Poll => set("idle", &"poll"),
             Idle::Adaptive => set("idle", &"adaptive"),
+        }
+        match self.addresses.check {
+            AddressCheck::Quick => set("address check", &"quick"),
+            AddressCheck::Rfc5227 => set("address check", &"rfc5227"),
+            AddressCheck::Off => set("address check", &"off"),
         }
         let (service, timers, limits) = (&self.service, &self.timers, &self.limits);
         set("control socket", &service.socket.display());

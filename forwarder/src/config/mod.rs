@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::api::{self, FlowSpec};
 use crate::io::PortIndex;
+use crate::wire::Tags;
 
 mod build;
 mod describe;
@@ -42,6 +43,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// `[[neighbor]]`: next hops that are not asked for.
     pub neighbors: Vec<NeighborConfig>,
+    /// `[addresses]`.
+    pub addresses: AddressesConfig,
     /// `[workers]`.
     pub workers: WorkersConfig,
     /// `[[flow]]`, installed at start.
@@ -79,18 +82,27 @@ pub struct ServiceConfig {
 pub struct PortConfig {
     /// Unique name, 1 to 32 characters of `A-Za-z0-9._-`.
     pub name: String,
-    /// The device behind it.
+    /// The device behind it. Ports of different tags may share one.
     pub device: Device,
     /// The forwarder's own addresses with their prefix lengths; at least one.
     pub addresses: Vec<IpNet>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// VLAN id of every frame of this port; none means untagged.
+    /// 802.1Q VLAN id of every frame of this port; none means without such a tag.
     pub vlan: Option<u16>,
+    /// VLAN id of the 802.1ad service tag of every frame of this port, outside of the other.
+    pub outer_vlan: Option<u16>,
     /// Queues the device offers; none takes one a worker.
     pub queues: Option<u16>,
     /// Default next hops, at most one a family, on-link.
     pub gateway: Vec<IpAddr>,
+}
+
+impl PortConfig {
+    /// The VLANs of its frames.
+    pub fn tags(&self) -> Tags {
+        Tags { outer: self.outer_vlan, inner: self.vlan }
+    }
 }
 
 /// A route to a network behind a next hop.
@@ -113,6 +125,26 @@ pub struct NeighborConfig {
     pub address: IpAddr,
     /// Its MAC address, unicast.
     pub mac: [u8; 6],
+}
+
+/// How the forwarder makes sure of its own addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AddressesConfig {
+    /// How it finds out whether somebody has them, before it begins.
+    pub check: AddressCheck,
+}
+
+/// How own addresses are probed at start (RFC 5227 section 2.1, RFC 4862 section 5.4). One that another station has ends
+/// the start; those that are free are announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressCheck {
+    /// Three probes, 0.55 seconds in all.
+    #[default]
+    Quick,
+    /// With the random waits of RFC 5227 section 1.1, 4 to 7 seconds in all.
+    Rfc5227,
+    /// Not at all. Nor are they announced or defended, which would take them from whoever has them.
+    Off,
 }
 
 /// Which cores forward and what they do without traffic.
@@ -255,6 +287,20 @@ impl Config {
     /// Every problem in it.
     pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
         build::config(text, name)
+    }
+
+    /// The first port that has this port's device.
+    pub fn first_of_device(&self, port: &PortConfig) -> PortIndex {
+        (0..).zip(&self.ports).find(|(_, p)| p.device == port.device).map_or(0, |(index, _)| index)
+    }
+
+    /// The ports by device, devices in the order of their first ports.
+    pub fn devices(&self) -> impl Iterator<Item = Vec<&PortConfig>> {
+        let first = |(i, p): &(PortIndex, &PortConfig)| self.first_of_device(p) == *i;
+        (0..)
+            .zip(&self.ports)
+            .filter(first)
+            .map(|(_, first)| self.ports.iter().filter(|p| p.device == first.device).collect())
     }
 
     /// Ports and routes, for questions about addresses.

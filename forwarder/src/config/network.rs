@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::{PortConfig, RouteConfig};
-use crate::api::FlowSpec;
+use crate::api::{FlowSpec, Proto};
 use crate::io::PortIndex;
 
 /// Longest lease in seconds, ten years: times stay far from overflow.
@@ -143,12 +143,9 @@ pub enum FlowError {
     /// The listen address is on no port.
     #[error("{listen} is not an address of this forwarder; use one of {owned}")]
     NotOurs { listen: SocketAddr, owned: String },
-    /// IPv4 to IPv6, or the reverse.
-    #[error(
-        "{target} and the listen address {listen} are of different families, which is not supported; \
-             give both as IPv4 or both as IPv6"
-    )]
-    Families { listen: SocketAddr, target: SocketAddr },
+    /// A segment size for datagrams.
+    #[error("segments are TCP's, and the flow is UDP; leave it out")]
+    MssWithoutTcp,
     /// The relay would send to itself.
     #[error("{target} is an address of this forwarder itself; give the host that the stream goes to")]
     TargetOwn { target: SocketAddr },
@@ -173,8 +170,8 @@ impl FlowError {
             FlowError::Lease { .. } => "lease",
             FlowError::PortZero { field, .. } | FlowError::NotAHost { field, .. } => field,
             FlowError::NotOurs { .. } => "listen",
-            FlowError::Families { .. }
-            | FlowError::TargetOwn { .. }
+            FlowError::MssWithoutTcp => "mss_clamp",
+            FlowError::TargetOwn { .. }
             | FlowError::TargetEdge { .. }
             | FlowError::TargetLinkLocal { .. }
             | FlowError::Unroutable { .. } => "target",
@@ -229,8 +226,8 @@ pub(super) fn check_fields(flow: &FlowSpec, report: &mut dyn FnMut(FlowError)) {
             report(FlowError::NotAHost { field, endpoint, why });
         }
     }
-    if flow.listen.is_ipv4() != flow.target.is_ipv4() {
-        report(FlowError::Families { listen: flow.listen, target: flow.target });
+    if flow.mss_clamp.is_some() && flow.proto != Proto::Tcp {
+        report(FlowError::MssWithoutTcp);
     }
 }
 

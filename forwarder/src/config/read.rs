@@ -202,6 +202,24 @@ impl<'d> Section<'d> {
         number
     }
 
+    /// A whole number within `range`, made into a value by `of`, or a text that `parse` takes.
+    pub(super) fn number_or_text<N, T, E: Display>(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<N>,
+        of: impl Fn(N) -> T,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T>
+    where
+        N: TryFrom<i64> + PartialOrd + Display,
+    {
+        let raw = self.raw(key)?;
+        if raw.value.as_str().is_some() {
+            return self.item(raw.place, raw.value, &parse).map(|placed| placed.value);
+        }
+        self.integer(&raw.place, raw.value, &range).map(of)
+    }
+
     /// A text, made into a value by `parse`, whose error says what is wrong with it.
     pub(super) fn text<T, E: Display>(
         &self,

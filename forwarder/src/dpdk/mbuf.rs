@@ -170,6 +170,12 @@ impl PacketBuf for Mbuf {
         }
     }
 
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        let (Ok(at), Ok(len)) = (u32::try_from(at), u32::try_from(to.len())) else { return false };
+        // SAFETY: an mbuf we own with its chain, and `len` bytes to write to.
+        unsafe { dpdk_sys::s2_read(self.0.as_ptr(), at, len, to.as_mut_ptr().cast()) }
+    }
+
     #[inline]
     fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -300,6 +306,29 @@ mod tests {
     fn a_tag_without_room_is_not_forgotten() {
         with_mbuf(3, &[0; 60], STRIPPED, 1, |mbuf| assert!(!mbuf.restore_tag() && mbuf.is_stripped()));
         with_mbuf(128, &[0; 11], STRIPPED, 1, |mbuf| assert!(!mbuf.restore_tag() && mbuf.is_stripped()));
+    }
+
+    #[test]
+    fn bytes_are_read_over_segments() {
+        let bytes: Vec<u8> = (0..100).collect();
+        with_mbuf(128, &bytes[..60], 0, 0, |first| {
+            with_mbuf(0, &bytes[60..], 0, 0, |second| {
+                first.set(128, 60, 100);
+                // SAFETY: fields of our mbufs, which outlive what is read.
+                unsafe {
+                    *field!(first, S2_OFF_NB_SEGS: u16) = 2;
+                    *field!(first, S2_OFF_NEXT: *mut dpdk_sys::rte_mbuf) = second.0.as_ptr();
+                }
+                for (at, len) in [(0, 60), (0, 100), (59, 2), (60, 40), (10, 80), (100, 0)] {
+                    let mut to = vec![0xee; len];
+                    assert!(first.read(at, &mut to), "{at} {len}");
+                    assert_eq!(to, bytes[at..at + len]);
+                }
+                for (at, len) in [(0, 101), (100, 1), (101, 0), (usize::MAX, 2)] {
+                    assert!(!first.read(at, &mut vec![0; len]), "{at} {len}");
+                }
+            });
+        });
     }
 
     #[test]

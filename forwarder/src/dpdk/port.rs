@@ -12,6 +12,7 @@ use super::rss::{self, Rss};
 use crate::config::Device;
 use crate::flow::Steering;
 use crate::io::PortIndex;
+use crate::wire::Tags;
 
 /// What a port is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +33,28 @@ pub struct PortSettings {
     pub tx_descriptors: u16,
     /// Multicast MAC addresses it must receive.
     pub multicast: Vec<[u8; 6]>,
-    /// VLAN id whose tagged frames it must receive. Tags stay in the frames.
-    pub vlan: Option<u16>,
+    /// The tags of the frames it must receive, by id, one entry a port that shares the device. They stay in the frames.
+    pub tags: Vec<Tags>,
     /// Every frame that is ever sent here comes from the pool the port receives into.
     pub one_pool: bool,
     /// What the device is to bring to its workers by itself; none leaves it to the workers.
     pub steer: Option<Steer>,
+}
+
+impl PortSettings {
+    /// Ids that a filter of the device must pass: it looks at the outermost tag.
+    fn filtered_ids(&self) -> impl Iterator<Item = u16> + '_ {
+        self.tags.iter().filter_map(|tags| tags.outer.or(tags.inner))
+    }
+
+    /// How many tags its frames have, each number once.
+    pub(super) fn tag_counts(&self) -> Vec<u32> {
+        let count = |t: &Tags| u32::from(t.outer.is_some()) + u32::from(t.inner.is_some());
+        let mut counts: Vec<u32> = self.tags.iter().map(count).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        counts
+    }
 }
 
 /// Return traffic, for a device to steer.
@@ -374,7 +391,7 @@ fn config(
             conf.rss_key_len = key.len() as u8;
         }
     }
-    if settings.vlan.is_some() {
+    if settings.filtered_ids().next().is_some() {
         config.rxmode.offloads |= info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER;
     }
     if outgrows(settings, pool) {
@@ -389,11 +406,11 @@ fn config(
 
 /// Some virtual functions pass no tagged frame unless told; a device without a filter passes all.
 fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf) {
-    if let Some(vlan) = settings.vlan
-        && config.rxmode.offloads & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER != 0
-    {
-        // SAFETY: the port is ours. On failure the worst is a filter that was refused.
-        unsafe { dpdk_sys::rte_eth_dev_vlan_filter(id, vlan, 1) };
+    if config.rxmode.offloads & dpdk_sys::S2_RX_OFFLOAD_VLAN_FILTER != 0 {
+        for vlan in settings.filtered_ids() {
+            // SAFETY: the port is ours. On failure the worst is a filter that was refused.
+            unsafe { dpdk_sys::rte_eth_dev_vlan_filter(id, vlan, 1) };
+        }
     }
 }
 

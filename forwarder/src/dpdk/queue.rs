@@ -6,6 +6,10 @@ use arrayvec::ArrayVec;
 
 use super::mbuf::{self, Mbuf};
 use super::port::Port;
+use crate::config::Device;
+use crate::io::PacketBuf;
+use crate::wire::Tags;
+use crate::wire::eth::{ETHERTYPE_QINQ, ETHERTYPE_VLAN};
 
 /// One receive and one send queue of a port, handed out once and moved into the worker that polls it.
 #[derive(Debug)]
@@ -15,12 +19,18 @@ pub struct Queue {
     id: u16,
     /// The driver is able to take VLAN tags off, and some do so unasked.
     may_strip: bool,
+    /// The tags of the port's frames where the driver confuses their kinds and some have a service tag; else empty.
+    confused: Box<[Tags]>,
     _not_sync: PhantomData<Cell<()>>,
 }
 
 impl Queue {
     pub(super) fn new(port: Arc<Port>, id: u16, may_strip: bool) -> Self {
-        Self { port_id: port.port_id(), port, id, may_strip, _not_sync: PhantomData }
+        let settings = port.settings();
+        let confuses = matches!(settings.device, Device::AfPacket(_))
+            && settings.tags.iter().any(|tags| tags.outer.is_some());
+        let confused = if confuses { settings.tags.as_slice().into() } else { Box::default() };
+        Self { port_id: port.port_id(), port, id, may_strip, confused, _not_sync: PhantomData }
     }
 
     /// The port it belongs to.
@@ -49,6 +59,9 @@ impl Queue {
         if self.may_strip && burst[had..].iter().any(Mbuf::is_stripped) {
             restore_tags(burst, had);
         }
+        if !self.confused.is_empty() {
+            burst[had..].iter_mut().for_each(|frame| restore_kind(frame.head_mut(), &self.confused));
+        }
         burst.len() - had
     }
 
@@ -74,6 +87,19 @@ fn restore_tags<const N: usize>(burst: &mut ArrayVec<Mbuf, N>, from: usize) {
         at += 1;
         at <= from || !frame.is_stripped() || frame.restore_tag()
     });
+}
+
+/// Makes the outermost tag of a frame a service tag when the port's tags say so. The kernel takes that tag off, whatever its kind,
+/// and net_af_packet puts it back as an 802.1Q tag.
+fn restore_kind(frame: &mut [u8], tags: &[Tags]) {
+    const INNER: [u8; 2] = ETHERTYPE_VLAN.to_be_bytes();
+    let Some(head) = frame.first_chunk_mut::<18>() else { return };
+    let [.., a, b, high, low, c, d] = *head;
+    let id = u16::from_be_bytes([high, low]) & Tags::ID;
+    let is_service = |t: &Tags| t.outer == Some(id) && t.inner.is_some() == ([c, d] == INNER);
+    if [a, b] == INNER && tags.iter().any(is_service) {
+        head[12..14].copy_from_slice(&ETHERTYPE_QINQ.to_be_bytes());
+    }
 }
 
 /// A queue moves between threads but is never shared or copied, checked by the compiler.

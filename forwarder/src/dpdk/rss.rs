@@ -103,19 +103,21 @@ fn hash(id: u16, rss: &Rss, queues: u16) -> bool {
     table.iter().flat_map(|group| group.reta).take(rss.entries).eq(wanted)
 }
 
-/// Makes a rule for each block of source ports, protocol and family; all of them or none.
+/// Makes a rule for each block of source ports, protocol, family and number of VLAN tags; all of them or none.
 fn rules(device: &mut Attached, settings: &PortSettings, steer: &Steer, blocks: &Blocks) -> bool {
-    let id = device.port_id();
+    let (id, tag_counts) = (device.port_id(), settings.tag_counts());
     let each = |make: bool| {
         blocks.iter().all(|block| {
             [(false, steer.v4), (true, steer.v6)].into_iter().filter(|(_, has)| *has).all(|(v6, _)| {
                 [false, true].into_iter().all(|tcp| {
-                    let (tagged, queue) = (settings.vlan.is_some(), block.queue);
-                    // SAFETY: the port is ours and started; all arguments are plain values.
-                    let err = unsafe {
-                        dpdk_sys::s2_flow_ports(id, tagged, v6, tcp, block.port, block.mask, queue, make)
-                    };
-                    err == 0
+                    tag_counts.iter().all(|tags| {
+                        let queue = block.queue;
+                        // SAFETY: the port is ours and started; all arguments are plain values.
+                        let err = unsafe {
+                            dpdk_sys::s2_flow_ports(id, *tags, v6, tcp, block.port, block.mask, queue, make)
+                        };
+                        err == 0
+                    })
                 })
             })
         })

@@ -32,8 +32,14 @@ pub struct Refusal {
     pub flow: Option<u32>,
 }
 
-/// Are these addresses that a packet to this gateway may have?
-pub fn check_addresses(net: &Network, port: PortIndex, src: IpAddr, dst: IpAddr) -> Result<(), DropReason> {
+/// Are these addresses that a packet to this gateway may have? With `hairpin` the destination may be an address of another port.
+pub fn check_addresses(
+    net: &Network,
+    port: PortIndex,
+    src: IpAddr,
+    dst: IpAddr,
+    hairpin: bool,
+) -> Result<(), DropReason> {
     if src == dst {
         return Err(DropReason::Land);
     }
@@ -57,7 +63,7 @@ pub fn check_addresses(net: &Network, port: PortIndex, src: IpAddr, dst: IpAddr)
     if group(dst) {
         return Err(DropReason::MulticastDestination);
     }
-    if !net.owns(port, dst) {
+    if !(net.owns(port, dst) || hairpin && net.owner(dst).is_some()) {
         return Err(DropReason::NotOurAddress);
     }
     Ok(())
@@ -83,8 +89,9 @@ pub fn check<'a>(
     opens: bool,
 ) -> Result<Admission<'a>, Refusal> {
     let refuse = |reason, flow| Err(Refusal { reason, flow });
-    let Some(flow) = flows.listening(tuple.proto, tuple.dst) else {
-        return refuse(DropReason::NoFlow, None);
+    let elsewhere = !net.owns(tuple.port, tuple.dst.ip());
+    let Some(flow) = flows.listening(tuple.proto, tuple.dst).filter(|f| f.spec.hairpin || !elsewhere) else {
+        return refuse(if elsewhere { DropReason::NotOurAddress } else { DropReason::NoFlow }, None);
     };
     let slot = Some(flow.slot);
     if !flow.allows(tuple.src.ip()) {

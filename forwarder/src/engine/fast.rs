@@ -18,12 +18,13 @@ use crate::flow::{Found, HashKey, Millis};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::nat::{apply, plan::Deltas};
 use crate::neighbor::Adjacency;
-use crate::wire::eth::{ETHERTYPE_IPV6, ETHERTYPE_VLAN, Mac};
+use crate::wire::eth::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, Tags};
 use crate::wire::{PROTO_TCP, PROTO_UDP, tcp};
 
-/// Length of an Ethernet header without and with a VLAN tag: where the IP header begins.
+/// Length of an Ethernet header without, with one and with two VLAN tags: where the IP header begins.
 pub(super) const UNTAGGED: usize = 14;
 pub(super) const TAGGED: usize = 18;
+pub(super) const STACKED: usize = 22;
 
 /// One packet of a burst on its way through the phases.
 #[derive(Debug, Clone, Copy)]
@@ -64,10 +65,12 @@ impl Lane {
 pub(super) struct Expect {
     /// Destination MAC, and of an untagged port the beginning of IPv4: the frame's first 16 bytes under [`MAC_AND_IPV4`].
     first: u128,
-    /// VLAN id, when the port is tagged.
-    pub(super) vlan: Option<u16>,
-    /// Of a tagged port, what follows the MAC addresses of IPv4: 8 bytes under [`TAG_AND_IPV4`].
-    tagged: u64,
+    /// Length of its Ethernet header.
+    pub(super) l3: u8,
+    /// It is the first of several ports of its device.
+    pub(super) shared: bool,
+    /// Of a tagged port, what follows the MAC addresses of IPv4, under [`tags_and_ipv4`].
+    tagged: [u64; 2],
     /// Second word of keys of this port, without the ports: IPv4, UDP.
     tag: u64,
 }
@@ -75,20 +78,43 @@ pub(super) struct Expect {
 /// Of the first 16 bytes of an untagged IPv4 frame: destination MAC, ethertype, version and header length.
 const MAC_AND_IPV4: u128 =
     u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0]);
-/// Of the 8 bytes behind the MAC addresses of a tagged IPv4 frame: ethertypes, VLAN id without priority, version and header
+/// Of the 16 bytes behind the MAC addresses of a tagged IPv4 frame: ethertypes, VLAN ids without priorities, version and header
 /// length.
-const TAG_AND_IPV4: u64 = u64::from_ne_bytes([0xff, 0xff, 0x0f, 0xff, 0xff, 0xff, 0xff, 0]);
+const fn tags_and_ipv4(l3: usize) -> [u64; 2] {
+    match l3 {
+        TAGGED => [u64::from_ne_bytes([0xff, 0xff, 0x0f, 0xff, 0xff, 0xff, 0xff, 0]), 0],
+        _ => [TWO_TAGS, u64::from_ne_bytes([0xff, 0xff, 0xff, 0, 0, 0, 0, 0])],
+    }
+}
+/// Of the 8 bytes behind the MAC addresses of a tagged frame, the tags without priorities.
+const fn tags(l3: usize) -> u64 {
+    match l3 {
+        TAGGED => u64::from_ne_bytes([0xff, 0xff, 0x0f, 0xff, 0, 0, 0, 0]),
+        _ => TWO_TAGS,
+    }
+}
+const TWO_TAGS: u64 = u64::from_ne_bytes([0xff, 0xff, 0x0f, 0xff, 0xff, 0xff, 0x0f, 0xff]);
+/// Of the last 8 bytes of a tagged frame's header, the priority bits.
+const fn priorities(l3: usize) -> u64 {
+    match l3 {
+        TAGGED => u64::from_ne_bytes([0, 0, 0, 0, 0xf0, 0, 0, 0]),
+        _ => u64::from_ne_bytes([0xf0, 0, 0, 0, 0xf0, 0, 0, 0]),
+    }
+}
 /// Of the frame's first 16 bytes, the destination MAC.
 const MAC: u128 = u128::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 
 impl Expect {
-    pub(super) fn new(port: PortIndex, mac: Mac, vlan: Option<u16>) -> Self {
+    pub(super) fn new(port: PortIndex, mac: Mac, tags: Tags, shared: bool) -> Self {
         let m = mac.0;
         let first =
             u128::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], 0, 0, 0, 0, 0, 0, 8, 0, 0x45, 0]);
-        let [high, low] = vlan.unwrap_or_default().to_be_bytes();
-        let tagged = u64::from_ne_bytes([0x81, 0, high, low, 8, 0, 0x45, 0]);
-        Self { first, vlan, tagged, tag: key::rest(0, tag::KEY | port) }
+        let header = eth::header(mac, mac, tags, ETHERTYPE_IPV4);
+        let behind = header.get(12..).unwrap_or_default().iter().chain(&[0x45]);
+        let mut tagged = [0; 16];
+        tagged.iter_mut().zip(behind).for_each(|(to, from)| *to = *from);
+        let tagged = [ne64(&tagged, 0), ne64(&tagged, 8)];
+        Self { first, l3: tags.header_len() as u8, shared, tagged, tag: key::rest(0, tag::KEY, port) }
     }
 }
 
@@ -161,8 +187,10 @@ fn fill<const L3: usize>(
     let ipv4 = if L3 == UNTAGGED {
         first & MAC_AND_IPV4 == 0
     } else {
-        let tagged = ne64(head, 12);
-        first & MAC == 0 && (tagged ^ expect.tagged) & TAG_AND_IPV4 == 0
+        let mask = const { tags_and_ipv4(L3) };
+        first & MAC == 0
+            && (ne64(head, 12) ^ expect.tagged[0]) & mask[0] == 0
+            && (mask[1] == 0 || (ne64(head, 20) ^ expect.tagged[1]) & mask[1] == 0)
     };
     if !ipv4 {
         return fill6::<L3>(lane, expect, hash, head, frame_len);
@@ -182,7 +210,7 @@ fn fill<const L3: usize>(
         u64::from(ne32(h, 20)) | expect.tag
     } else if h[9] == PROTO_TCP {
         lane.flags = tcp_flags::<20>(packet, total - 20)?;
-        u64::from(ne32(h, 20)) | expect.tag | key::rest(0, tag::TCP)
+        u64::from(ne32(h, 20)) | expect.tag | key::rest(0, tag::TCP, 0)
     } else {
         return None;
     };
@@ -204,8 +232,7 @@ fn fill6<const L3: usize>(
     let (eth, packet) = head.split_first_chunk::<L3>()?;
     let h = packet.first_chunk::<48>()?;
     let first = u128::from_ne_bytes(bytes(head, 0)) ^ expect.first;
-    let ours =
-        L3 == UNTAGGED || be16(eth, 12) == ETHERTYPE_VLAN && expect.vlan == Some(be16(eth, 14) & 0xfff);
+    let ours = L3 == UNTAGGED || (ne64(head, 12) ^ expect.tagged[0]) & const { tags(L3) } == 0;
     if first & MAC != 0 || !ours || be16(eth, L3 - 2) != ETHERTYPE_IPV6 || h[0] >> 4 != 6 {
         return None;
     }
@@ -227,7 +254,7 @@ fn fill6<const L3: usize>(
         return None;
     };
     let (src, dst) = addrs6(h);
-    let rest = u64::from(ne32(h, 40)) | expect.tag | key::rest(0, tag::V6 | protocol);
+    let rest = u64::from(ne32(h, 40)) | expect.tag | key::rest(0, tag::V6 | protocol, 0);
     lane.key = [0, rest];
     lane.hash = hash.hash5(src, dst, rest);
     lane.frame_len = frame_len;
@@ -340,9 +367,12 @@ impl Relay<'_> {
     #[inline(always)]
     fn way<const L3: usize>(&self, found: Found) -> Option<Way<'_>> {
         let half = self.table.halves.get(found.index())?;
-        let adjacency = self.adjacencies.get(usize::from(half.next_hop))?;
+        let adjacency = self.adjacencies.get(usize::from(half.fast_hop))?;
         let flow = self.counters.flows.get(half.flow as usize)?;
         if self.versions.get(half.flow as usize)? != &half.version {
+            return None;
+        }
+        if usize::from(adjacency.l2_len) != L3 {
             return None;
         }
         // The rewrite is copied: the compiler cannot know that a packet's bytes are not the connection's.
@@ -351,7 +381,7 @@ impl Relay<'_> {
             addrs: half.new_addrs,
             ports: half.new_ports,
             deltas: half.deltas,
-            limit: u32::from(adjacency.in_place[if L3 == TAGGED { 1 } else { 0 }]),
+            limit: u32::from(adjacency.limit),
             adjacency,
             counters: &flow.directions[found.direction() as usize],
         })
@@ -396,14 +426,17 @@ impl Way<'_> {
     }
 }
 
-/// Writes an Ethernet header of 14 or 18 bytes by words that overlap. False when the frame is shorter.
+/// Writes an Ethernet header by words that overlap; the priority bits of tags stay. False when the frame is shorter.
 #[inline(always)]
-fn write_header<const L3: usize>(frame: &mut [u8], from: &[u8; 18]) -> bool {
+fn write_header<const L3: usize>(frame: &mut [u8], from: &[u8; eth::HEADER_MAX]) -> bool {
     let Some(to) = frame.first_chunk_mut::<L3>() else { return false };
     to[..8].copy_from_slice(&from[..8]);
-    to[L3 - 8..].copy_from_slice(&from[L3 - 8..L3]);
-    if L3 == TAGGED {
-        to[8..10].copy_from_slice(&from[8..10]);
+    if L3 == UNTAGGED {
+        to[L3 - 8..].copy_from_slice(&from[L3 - 8..L3]);
+        return true;
     }
+    to[8..L3 - 8].copy_from_slice(&from[8..L3 - 8]);
+    let came = ne64(to, L3 - 8) & const { priorities(L3) };
+    to[L3 - 8..].copy_from_slice(&(ne64(from, L3 - 8) | came).to_ne_bytes());
     true
 }

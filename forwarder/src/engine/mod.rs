@@ -10,10 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod admit;
+mod errors;
 mod fast;
 mod output;
 mod peers;
+mod pieces;
 mod refused;
+mod relay;
+mod shared;
 mod slow;
 mod start;
 mod sweep;
@@ -28,19 +32,20 @@ pub use start::engines;
 pub use sweep::{ConnRow, Timeouts};
 pub use verdict::DropReason;
 
-use crate::api::FlowState;
 use crate::counters::WorkerCounters;
+use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::key::Addrs;
-use crate::flow::table::seen;
-use crate::flow::{ConnTable, Direction, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
+use crate::flow::{ConnTable, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
-use crate::nat::apply;
-use crate::neighbor::{AdjIndex, NeighborTable, PortL2};
+use crate::neighbor::{AdjIndex, Announcer, NeighborTable, PortL2};
 use crate::net::Network;
 use crate::sync::Reader;
-use crate::wire::tcp;
-use fast::{Expect, Lane, TAGGED, UNTAGGED, Unsent};
+use crate::wire::eth::{self, Frame};
+use errors::Allowance;
+use fast::{Expect, Lane, STACKED, TAGGED, UNTAGGED, Unsent};
 use refused::Refused;
+use relay::Plain;
+use shared::Shared;
 
 /// Most packets that wait for next hops to answer, and for any one of them.
 const PENDING: usize = 512;
@@ -56,6 +61,8 @@ pub struct Parts<B> {
     pub counters: Arc<WorkerCounters>,
     /// Next hops, with the static ones already known.
     pub neighbors: NeighborTable,
+    /// Own addresses, to be announced and defended.
+    pub own: Announcer,
     /// This worker's source ports.
     pub ports: SourcePorts,
     /// Most connections.
@@ -68,17 +75,10 @@ pub struct Parts<B> {
     pub peers: Peers<B>,
     /// Whose the packets of each port are.
     pub steering: Arc<[Steering]>,
-}
-
-/// What is known of a packet whose connection was found.
-struct Plain {
-    found: Found,
-    /// Offset of its IP header.
-    l3: u8,
-    /// Length of its IPv4 header.
-    header_len: u8,
-    /// TCP flags; 0 for UDP.
-    flags: u8,
+    /// This worker's fragments.
+    pub fragments: Fragments<B>,
+    /// This worker's pairs of addresses.
+    pub pairs: Pairs,
 }
 
 /// A packet, rewritten but for its Ethernet header, that waits for its next hop's MAC address.
@@ -92,6 +92,8 @@ struct Pending<B> {
     port: PortIndex,
     /// When it was rewritten.
     since: Millis,
+    /// Longest IP packet it may leave as, in bytes; 0 when it is none too long.
+    split: u16,
     packet: B,
 }
 
@@ -102,6 +104,7 @@ pub struct Engine<B> {
     counters: Arc<WorkerCounters>,
     table: ConnTable,
     neighbors: NeighborTable,
+    own: Announcer,
     ports_l2: Vec<PortL2>,
     ports: SourcePorts,
     timeouts: Timeouts,
@@ -109,6 +112,7 @@ pub struct Engine<B> {
     steering: Arc<[Steering]>,
     now: Millis,
     expect: Vec<Expect>,
+    shared: Shared,
     lanes: [Lane; BURST],
     refused: Refused,
     pending: Vec<Pending<B>>,
@@ -117,9 +121,15 @@ pub struct Engine<B> {
     sweep_next: u32,
     swept: Millis,
     neighbors_ticked: Millis,
-    /// Echo replies that may still be sent, and when that was last topped up.
-    echo_tokens: u32,
-    echo_refilled: Millis,
+    /// Fragments on their way in, and who has connections.
+    fragments: Fragments<B>,
+    pairs: Pairs,
+    /// Is the packet in hand one that another worker handed over?
+    taken_over: bool,
+    echoes: Allowance,
+    own_errors: Allowance,
+    /// Where errors are translated.
+    scratch: Box<[u8]>,
 }
 
 impl<B: PacketBuf> Engine<B> {
@@ -128,7 +138,11 @@ impl<B: PacketBuf> Engine<B> {
     /// # Errors
     /// The system does not give the memory.
     pub fn new(parts: Parts<B>) -> io::Result<Self> {
-        let expect = (0..).zip(&parts.net.ports).map(|(i, p)| Expect::new(i, p.mac, p.vlan)).collect();
+        let shared = Shared::new(&parts.net);
+        let expect = (0..)
+            .zip(&parts.net.ports)
+            .map(|(i, p)| Expect::new(i, p.mac, p.tags, shared.is_shared(i)))
+            .collect();
         let ports_l2 = parts.net.ports_l2();
         Ok(Self {
             table: ConnTable::new(parts.connections, parts.hash)?,
@@ -136,6 +150,7 @@ impl<B: PacketBuf> Engine<B> {
             flows: parts.flows,
             counters: parts.counters,
             neighbors: parts.neighbors,
+            own: parts.own,
             ports_l2,
             ports: parts.ports,
             timeouts: parts.timeouts,
@@ -143,6 +158,7 @@ impl<B: PacketBuf> Engine<B> {
             steering: parts.steering,
             now: 0,
             expect,
+            shared,
             lanes: [Lane::SLOW; BURST],
             refused: Refused::new(),
             pending: Vec::with_capacity(PENDING),
@@ -150,8 +166,12 @@ impl<B: PacketBuf> Engine<B> {
             sweep_next: 0,
             swept: 0,
             neighbors_ticked: 0,
-            echo_tokens: 0,
-            echo_refilled: 0,
+            fragments: parts.fragments,
+            pairs: parts.pairs,
+            taken_over: false,
+            echoes: Allowance::new(),
+            own_errors: Allowance::new(),
+            scratch: vec![0; errors::SCRATCH].into(),
         })
     }
 
@@ -160,9 +180,24 @@ impl<B: PacketBuf> Engine<B> {
         self.table.populate();
     }
 
-    /// Passes a burst that arrived at `port` through the engine; `burst` is empty afterwards.
+    /// Passes a burst that arrived at the device of `port`, its first one, through the engine; `burst` is empty afterwards.
     #[inline]
     pub fn process<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) {
+        if self.expect[usize::from(port)].shared {
+            self.process_shared(edge, port, burst);
+        } else {
+            self.process_one(edge, port, burst);
+        }
+    }
+
+    /// The same for frames of one port.
+    #[inline]
+    fn process_one<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
@@ -181,9 +216,10 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) -> u64 {
-        match self.expect[usize::from(port)].vlan {
-            None => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
-            Some(_) => self.relay_at::<TAGGED, IO>(edge, port, burst),
+        match usize::from(self.expect[usize::from(port)].l3) {
+            UNTAGGED => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
+            TAGGED => self.relay_at::<TAGGED, IO>(edge, port, burst),
+            _ => self.relay_at::<STACKED, IO>(edge, port, burst),
         }
     }
 
@@ -280,10 +316,11 @@ impl<B: PacketBuf> Engine<B> {
         } else {
             Addrs::V4(lane.key[0])
         };
-        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag() };
+        let key = Key { addrs, ports: lane.key[1] as u32, tag: lane.tag(), port };
         match self.table.find_hashed(lane.hash, &key) {
             Some(found) if self.still_allowed(found.conn()) => {
-                let plain = Plain { found, l3: L3 as u8, header_len: IP4_HEADER as u8, flags: lane.flags };
+                let l4 = if lane.is_v6() { crate::wire::ipv6::HEADER } else { IP4_HEADER } as u16;
+                let plain = Plain { found, l3: L3 as u8, l4, flags: lane.flags, piece: None };
                 self.relay(edge, port, &plain, packet);
             }
             Some(_) => self.slow(edge, port, packet),
@@ -295,81 +332,6 @@ impl<B: PacketBuf> Engine<B> {
         }
     }
 
-    /// Sends a packet of a connection on its way: checks, rewrite, counters, Ethernet header, batch.
-    fn relay<IO: PacketIo<Buf = B>>(
-        &mut self,
-        edge: &mut Edge<'_, IO>,
-        port: PortIndex,
-        plain: &Plain,
-        mut packet: B,
-    ) {
-        let found = plain.found;
-        if plain.flags & tcp::OPENS_OR_CLOSES != 0
-            && let Err(reason) = self.note_flags(found, plain.flags)
-        {
-            return self.drop(edge, port, packet, reason);
-        }
-        let frame_len = packet.frame_len() as u32;
-        let l3 = usize::from(plain.l3);
-        let half = *self.table.half(found);
-        // The frame counts, not what the IP header says: what lies behind the packet is sent along with it.
-        if frame_len > u32::from(plain.l3) + u32::from(self.neighbors.adjacency(half.next_hop).mtu) {
-            return self.drop(edge, port, packet, DropReason::TooBig);
-        }
-        let Some(ip) = packet.head_mut().get_mut(l3..) else {
-            return self.drop(edge, port, packet, DropReason::IpTruncated);
-        };
-        let rewritten = if half.is_v6() {
-            let new = (self.table.new_addrs6(found), half.new_ports);
-            apply::ipv6::<0>(ip, new, half.is_tcp(), half.deltas)
-        } else {
-            let new = (half.new_addrs, half.new_ports);
-            apply::ipv4_with_options(ip, plain.header_len.into(), new, !half.is_tcp(), half.deltas)
-        };
-        if !rewritten {
-            return self.drop(edge, port, packet, DropReason::L4Truncated);
-        }
-        self.table.half_mut(found).count(1, frame_len.into(), self.now);
-        let counters = &self.counters.flows[half.flow as usize];
-        counters.directions[found.direction() as usize].add(1, frame_len.into());
-        let next_hop = half.next_hop;
-        let since = self.now;
-        self.send_out(edge, Pending { conn: found.conn(), next_hop, l3: plain.l3, port, since, packet });
-    }
-
-    /// A SYN, FIN or RST of a connection. Refuses combinations that no sender makes, they probe firewalls, and the reuse of
-    /// a mapping by a new connection when its flow is draining.
-    #[cold]
-    fn note_flags(&mut self, found: Found, flags: u8) -> Result<(), DropReason> {
-        if tcp::contradictory(flags) {
-            return Err(DropReason::TcpMalformed);
-        }
-        let from_client = found.direction() == Direction::ToTarget;
-        let (slot, _) = self.table.flow(found.conn());
-        let conn = self.table.cold_mut(found.conn());
-        let first = flags & tcp::SYN != 0 && from_client && flags & tcp::ACK == 0;
-        if first && !conn.established() && conn.seen != seen::CLIENT_SYN {
-            // The client uses its port again: a new connection over the same mapping.
-            if let Some(flow) = self.flows.slot(slot).filter(|f| f.state == FlowState::Draining) {
-                self.counters.flows[flow.slot as usize].refused.add(1);
-                return Err(DropReason::FlowDraining);
-            }
-            conn.seen = seen::CLIENT_SYN;
-            return Ok(());
-        }
-        let [syn, fin] = if from_client {
-            [seen::CLIENT_SYN, seen::CLIENT_FIN]
-        } else {
-            [seen::TARGET_SYN, seen::TARGET_FIN]
-        };
-        for (flag, bit) in [(tcp::SYN, syn), (tcp::FIN, fin), (tcp::RST, seen::RST)] {
-            if flags & flag != 0 {
-                conn.seen |= bit;
-            }
-        }
-        Ok(())
-    }
-
     /// Gives a packet its Ethernet header and puts it in the batch of its port, or queues it until the next hop answers.
     fn send_out<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, mut pending: Pending<B>) {
         let adjacency = *self.neighbors.adjacency(pending.next_hop);
@@ -377,12 +339,23 @@ impl<B: PacketBuf> Engine<B> {
             return self.await_neighbor(edge, pending);
         }
         let (l2_len, l3) = (usize::from(adjacency.l2_len), usize::from(pending.l3));
+        // The header it came with still lies before the packet.
+        let came = Frame::parse(pending.packet.head()).ok().filter(|frame| frame.l3 == l3);
         let fits =
             if l2_len <= l3 { pending.packet.pull(l3 - l2_len) } else { pending.packet.push(l2_len - l3) };
         let header = adjacency.l2.get(..l2_len);
         match (fits, pending.packet.head_mut().get_mut(..l2_len), header) {
-            (true, Some(to), Some(from)) => to.copy_from_slice(from),
+            (true, Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                if let Some(came) = came.filter(|_| l2_len > UNTAGGED) {
+                    eth::keep_priority(to, came.tags);
+                }
+            }
             _ => return self.drop(edge, pending.port, pending.packet, DropReason::NoHeadroom),
+        }
+        if pending.split > 0 {
+            let ports = (pending.port, adjacency.port);
+            return self.send_pieces(edge, ports, (l2_len, pending.split), pending.packet);
         }
         let bytes = pending.packet.frame_len() as u64;
         if let Err(packet) = edge.send(&self.counters, adjacency.port, bytes, pending.packet) {
@@ -416,6 +389,12 @@ impl<B: PacketBuf> Engine<B> {
         reason: DropReason,
     ) {
         self.counters.count_drop(port, reason);
+        self.put_back(edge, packet);
+    }
+
+    /// Has a buffer freed with the burst's others.
+    #[inline]
+    fn put_back<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, packet: B) {
         if self.dropped.is_full() {
             edge.io.free(&mut self.dropped);
         }
@@ -456,13 +435,14 @@ impl<B: PacketBuf> Engine<B> {
         &self.counters
     }
 
-    /// Packets that wait for next hops.
+    /// Packets that wait: for next hops, and for first fragments.
     pub fn pending(&self) -> usize {
-        self.pending.len()
+        self.pending.len() + self.fragments.held()
     }
 
-    /// Drops what waits for next hops, when the worker ends.
+    /// Drops what waits, when the worker ends.
     pub fn clear_pending(&mut self) {
+        self.fragments.clear(&mut |port, _| self.counters.count_drop(port, DropReason::Stopped));
         for p in self.pending.drain(..) {
             self.counters.count_drop(p.port, DropReason::Stopped);
         }

@@ -106,6 +106,16 @@ impl<B: PacketBuf> Engine<B> {
         Some(self.steering[usize::from(port)].home(key)).filter(|home| *home != self.peers.me)
     }
 
+    /// Is there no other worker?
+    pub(super) fn only_worker(&self) -> bool {
+        self.peers.from.is_empty()
+    }
+
+    /// Is this worker's number the one given?
+    pub(super) fn is_me(&self, worker: usize) -> bool {
+        worker == self.peers.me
+    }
+
     /// Gives a packet to the worker it belongs to.
     pub(super) fn hand_over<IO: PacketIo<Buf = B>>(
         &mut self,
@@ -139,6 +149,7 @@ impl<B: PacketBuf> Engine<B> {
         from: usize,
         most: usize,
     ) -> usize {
+        self.taken_over = true;
         let mut burst = Burst::new();
         let (mut taken, mut of) = (0, 0);
         while taken < most {
@@ -152,6 +163,7 @@ impl<B: PacketBuf> Engine<B> {
         }
         self.peers.from[from].release();
         self.relay_burst(edge, of, &mut burst);
+        self.taken_over = false;
         self.counters.taken_over.add(taken as u64);
         taken
     }

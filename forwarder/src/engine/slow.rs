@@ -1,51 +1,60 @@
 //! The slow path: every packet the fast path did not finish. It finds out what the packet is and does what is right: answers
-//! ARP, ND and echo, admits a connection, relays a packet with IPv4 options, or drops it under the reason's own name.
+//! ARP, ND and echo, admits a connection, has a fragment or an ICMP error follow one, relays a packet with options or extension
+//! headers, or drops it under the reason's own name.
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::admit::{self, Admission};
 use super::peers::News;
-use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending, Plain};
+use super::pieces::{self, Part, Place};
+use super::relay::Plain;
+use super::{DropReason, Edge, Engine, IP4_HEADER, PENDING, PENDING_EACH, Pending};
 use crate::api::Proto;
 use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Direction, Found, Tuple};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
-use crate::neighbor::{self, AdjIndex, Heard, Solicit, Wanted};
+use crate::nat::error::OwnError;
+use crate::nat::icmp::is_error;
+use crate::neighbor::{self, AdjIndex, Announcement, Heard, PortL2, Solicit, Wanted};
 use crate::wire::eth::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::wire::icmpv6::{self, Icmpv6};
-use crate::wire::ipv4::{Ipv4, Ipv4Mut};
-use crate::wire::ipv6::{Ipv6, Ipv6Mut};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv6::{Ipv6, is_extension};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::Udp;
 use crate::wire::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, WireError, icmp};
 
-/// Echo replies a worker sends in a second, and in one go.
-const ECHO_RATE: u32 = 1000;
-const ECHO_BURST: u32 = 200;
 /// Addresses searched for a port for one connection at most, so that many full ones hold up no other packet for long. The next
 /// connection goes on where this one ended.
 const SEARCHES: usize = 4;
 /// TTL and hop limit of our own packets.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// What a packet turned out to be.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Arp,
     NeighborDiscovery,
     /// An echo request to one of our addresses; the IP header's length.
     Echo4(usize),
     Echo6,
+    /// An error to one of our addresses that may be passed on; where its message begins in the IP packet.
+    Error(usize),
+    /// A fragment of TCP or UDP to one of our addresses.
+    Part(Part),
     /// TCP or UDP to one of our addresses.
     Transport(Transport),
+    /// The same at the end of its way.
+    Expired(Transport),
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Transport {
-    tuple: Tuple,
-    header_len: usize,
-    flags: u8,
+pub(super) struct Transport {
+    pub(super) tuple: Tuple,
+    /// Where the transport header begins in the IP packet.
+    pub(super) l4: usize,
+    pub(super) flags: u8,
 }
 
 impl Transport {
@@ -72,7 +81,10 @@ impl<B: PacketBuf> Engine<B> {
         match kind {
             Kind::Arp | Kind::NeighborDiscovery => self.neighbor_packet(edge, port, &frame, kind, packet),
             Kind::Echo4(_) | Kind::Echo6 => self.echo(edge, port, &frame, kind, packet),
+            Kind::Error(l4) => self.icmp_error(edge, port, (frame.l3, l4), packet),
+            Kind::Part(part) => self.fragment(edge, port, frame.l3, &part, packet),
             Kind::Transport(transport) => self.transport(edge, port, &frame, &transport, packet),
+            Kind::Expired(transport) => self.expired(edge, port, &transport, packet),
         }
     }
 
@@ -83,8 +95,7 @@ impl<B: PacketBuf> Engine<B> {
             _ => DropReason::EthTruncated,
         })?;
         let at = &self.net.ports[usize::from(port)];
-        // Priority-tagged frames (VLAN id 0) count as untagged, IEEE 802.1Q section 6.9.
-        if frame.vlan.map(|tci| tci & 0xfff).filter(|id| *id != 0) != at.vlan {
+        if frame.tags.vlans() != at.tags {
             return Err(DropReason::VlanMismatch);
         }
         if frame.dst != at.mac && !frame.dst.is_multicast() {
@@ -113,35 +124,37 @@ impl<B: PacketBuf> Engine<B> {
             return Err(DropReason::IpBadChecksum);
         }
         let (src, dst) = (ip.src(), ip.dst());
-        admit::check_addresses(&self.net, port, src.into(), dst.into())?;
+        admit::check_addresses(&self.net, port, src.into(), dst.into(), self.flows.hairpin())?;
         if frame.dst.is_multicast() {
             return Err(DropReason::MulticastDestination);
-        }
-        if ip.is_fragment() {
-            return Err(DropReason::Fragment);
         }
         check_options(packet.get(IP4_HEADER..ip.header_len()).unwrap_or_default())?;
         match ip.protocol() {
             PROTO_ICMP => {
+                if ip.is_fragment() {
+                    return Err(DropReason::IcmpOther);
+                }
                 let message = icmp::Icmp::parse(ip.payload()).map_err(|_| DropReason::IcmpMalformed)?;
                 if ip.payload().len() < ip.payload_len() || !message.checksum_ok() {
                     return Err(DropReason::IcmpMalformed);
                 }
-                if message.kind() != icmp::ECHO_REQUEST || message.code() != 0 {
-                    return Err(DropReason::IcmpOther);
+                match (message.kind(), message.code()) {
+                    (icmp::ECHO_REQUEST, 0) if self.net.owns(port, dst.into()) => {
+                        Ok(Kind::Echo4(ip.header_len()))
+                    }
+                    (icmp::ECHO_REQUEST, 0) => Err(DropReason::NotOurAddress),
+                    (kind, _) if is_error(false, kind) => Ok(Kind::Error(ip.header_len())),
+                    _ => Err(DropReason::IcmpOther),
                 }
-                Ok(Kind::Echo4(ip.header_len()))
             }
             PROTO_TCP | PROTO_UDP => {
-                let (src_port, dst_port, flags) =
-                    ports_and_flags(ip.protocol(), ip.payload(), ip.payload_len())?;
-                if ip.ttl() <= 1 {
-                    return Err(DropReason::TtlExpired);
-                }
-                let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
-                let tuple = Tuple { port, proto: proto(ip.protocol()), src, dst };
-                admit::check_tuple(&tuple)?;
-                Ok(Kind::Transport(Transport { tuple, header_len: ip.header_len(), flags }))
+                let upper = Upper {
+                    protocol: ip.protocol(),
+                    l4: ip.header_len(),
+                    fragment: ip.is_fragment().then(|| ip.fragment_offset()),
+                };
+                let room = (ip.payload(), ip.payload_len());
+                classify_transport(port, packet, &upper, room, ip.ttl(), (src.into(), dst.into()))
             }
             _ => Err(DropReason::ProtocolUnsupported),
         }
@@ -161,43 +174,46 @@ impl<B: PacketBuf> Engine<B> {
         if discovery {
             return Ok(Kind::NeighborDiscovery);
         }
-        admit::check_addresses(&self.net, port, src.into(), dst.into())?;
+        admit::check_addresses(&self.net, port, src.into(), dst.into(), self.flows.hairpin())?;
         if frame.dst.is_multicast() {
             return Err(DropReason::MulticastDestination);
         }
         let upper = ip.upper().map_err(|_| DropReason::Ipv6Extension)?;
-        if upper.fragment.is_some() {
-            return Err(DropReason::Fragment);
-        }
-        if upper.offset != crate::wire::ipv6::HEADER {
+        if upper.source_routed {
             return Err(DropReason::Ipv6Extension);
         }
+        let fragment = upper.fragment.filter(|f| !f.is_atomic());
+        // Of a later fragment more extension headers, cut apart, may be the protocol; the first one has told what follows them.
+        let later = fragment.is_some_and(|f| f.offset > 0);
         match upper.protocol {
             PROTO_ICMPV6 => {
+                if fragment.is_some() {
+                    return Err(DropReason::IcmpOther);
+                }
+                if upper.offset != crate::wire::ipv6::HEADER {
+                    return Err(DropReason::Ipv6Extension);
+                }
                 let message = Icmpv6::parse(ip.payload()).map_err(|_| DropReason::IcmpMalformed)?;
                 if ip.payload().len() < ip.payload_len() || !message.checksum_ok(ip.pseudo()) {
                     return Err(DropReason::IcmpMalformed);
                 }
-                if message.kind() != icmpv6::ECHO_REQUEST || message.code() != 0 {
-                    return Err(DropReason::IcmpOther);
+                match (message.kind(), message.code()) {
+                    (icmpv6::ECHO_REQUEST, 0) if self.net.owns(port, dst.into()) => Ok(Kind::Echo6),
+                    (icmpv6::ECHO_REQUEST, 0) => Err(DropReason::NotOurAddress),
+                    (kind, _) if is_error(true, kind) => Ok(Kind::Error(upper.offset)),
+                    _ => Err(DropReason::IcmpOther),
                 }
-                Ok(Kind::Echo6)
             }
-            PROTO_TCP | PROTO_UDP => {
-                let (src_port, dst_port, flags) =
-                    ports_and_flags(upper.protocol, ip.payload(), ip.payload_len())?;
-                if ip.hop_limit() <= 1 {
-                    return Err(DropReason::TtlExpired);
-                }
-                let (src, dst) = (SocketAddr::from((src, src_port)), SocketAddr::from((dst, dst_port)));
-                let tuple = Tuple { port, proto: proto(upper.protocol), src, dst };
-                admit::check_tuple(&tuple)?;
-                if upper.protocol == PROTO_UDP
-                    && Udp::parse(ip.payload(), ip.payload_len()).is_ok_and(|u| u.checksum() == 0)
-                {
-                    return Err(DropReason::UdpNoChecksum);
-                }
-                Ok(Kind::Transport(Transport { tuple, header_len: upper.offset, flags }))
+            protocol if matches!(protocol, PROTO_TCP | PROTO_UDP) || later && is_extension(protocol) => {
+                let before = upper.offset - crate::wire::ipv6::HEADER;
+                let room =
+                    (ip.payload().get(before..).unwrap_or_default(), ip.payload_len().saturating_sub(before));
+                let upper = Upper {
+                    protocol: upper.protocol,
+                    l4: upper.offset,
+                    fragment: fragment.map(|f| f.offset.into()),
+                };
+                classify_transport(port, packet, &upper, room, ip.hop_limit(), (src.into(), dst.into()))
             }
             _ => Err(DropReason::ProtocolUnsupported),
         }
@@ -212,32 +228,39 @@ impl<B: PacketBuf> Engine<B> {
         t: &Transport,
         packet: B,
     ) {
-        let key = t.tuple.key();
-        let mut found = key.as_ref().and_then(|key| self.table.find(key));
-        if let Some(f) = found
-            && !self.still_allowed(f.conn())
-        {
-            self.remove(f.conn());
-            found = None;
-        }
-        let found = match found {
-            Some(found) => found,
-            None => {
-                if let Some(other) = key.and_then(|key| self.other_home(port, &key)) {
-                    return self.hand_over(edge, other, port, packet);
-                }
-                match self.admit(t) {
-                    Ok(found) => found,
-                    Err(reason) => return self.drop(edge, port, packet, reason),
-                }
+        match self.connection(port, t) {
+            Ok(Place::Here(found)) => {
+                let plain = Plain { found, l3: frame.l3 as u8, l4: t.l4 as u16, flags: t.flags, piece: None };
+                self.relay(edge, port, &plain, packet);
             }
-        };
-        let plain = Plain { found, l3: frame.l3 as u8, header_len: t.header_len as u8, flags: t.flags };
-        self.relay(edge, port, &plain, packet);
+            Ok(Place::Worker(other)) => self.hand_over(edge, other, port, packet),
+            Err(reason) => self.drop(edge, port, packet, reason),
+        }
+    }
+
+    /// A packet that may go no further. Who may use its flow is told (RFC 1812 section 5.3.1, RFC 4443 section 3.3); strangers hear
+    /// nothing.
+    fn expired<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        t: &Transport,
+        packet: B,
+    ) {
+        let key = t.tuple.key();
+        let known =
+            key.as_ref().and_then(|key| self.table.find(key)).is_some_and(|f| self.still_allowed(f.conn()));
+        if !known && let Some(other) = key.and_then(|key| self.other_home(port, &key)) {
+            return self.hand_over(edge, other, port, packet);
+        }
+        if known || admit::check(&self.net, &self.flows, &t.tuple, t.opens()).is_ok() {
+            self.tell_sender(edge, port, &packet, OwnError::TimeExceeded);
+        }
+        self.drop(edge, port, packet, DropReason::TtlExpired);
     }
 
     /// Opens a connection for its first packet.
-    fn admit(&mut self, t: &Transport) -> Result<Found, DropReason> {
+    pub(super) fn admit(&mut self, t: &Transport) -> Result<Found, DropReason> {
         let key = t.tuple.key().ok_or(DropReason::NoFlow)?;
         let (plan, flow) = match admit::check(&self.net, &self.flows, &t.tuple, t.opens()) {
             Ok(Admission { flow, out_port, to_target, to_client }) => {
@@ -308,6 +331,9 @@ impl<B: PacketBuf> Engine<B> {
         };
         if t.tuple.proto == Proto::Tcp {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
+        }
+        for key in self.table.keys(n) {
+            self.pairs.add(key.port, &key.addrs);
         }
         Ok(n)
     }
@@ -408,13 +434,29 @@ impl<B: PacketBuf> Engine<B> {
             None if solicit.target.is_ipv6() => IpAddr::V6(at.link_local),
             None => return,
         };
+        self.originate(edge, solicit.port, Solicit::FRAME_MAX, |buf, l2| solicit.write(buf, l2, source));
+    }
+
+    /// Tells everybody on a link that we have an address: a gratuitous ARP or an unsolicited advertisement of our own.
+    pub(super) fn announce<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>, own: &Announcement) {
+        self.originate(edge, own.port, Announcement::FRAME_MAX, |buf, l2| own.write(buf, l2));
+    }
+
+    /// Sends a frame of our own, of at most `most` bytes, by `port`; `write` fills it and returns its length. What cannot be
+    /// sent is left out.
+    fn originate<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        most: usize,
+        write: impl FnOnce(&mut [u8], &PortL2) -> Result<usize, WireError>,
+    ) {
         let Some(mut packet) = edge.io.alloc() else { return };
-        if !packet.resize(Solicit::FRAME_MAX) {
+        if !packet.resize(most) {
             return;
         }
-        let written = solicit.write(packet.head_mut(), &self.ports_l2[usize::from(solicit.port)], source);
-        let Ok(len) = written else { return };
-        if packet.resize(len) && edge.send(&self.counters, solicit.port, len as u64, packet).is_ok() {
+        let Ok(len) = write(packet.head_mut(), &self.ports_l2[usize::from(port)]) else { return };
+        if packet.resize(len) && edge.send(&self.counters, port, len as u64, packet).is_ok() {
             self.counters.originated.add(1);
         }
     }
@@ -442,7 +484,12 @@ impl<B: PacketBuf> Engine<B> {
             }
         };
         let Ok(outcome) = outcome else { return self.drop(edge, port, packet, malformed) };
-        let mut reason = if outcome.conflict { DropReason::AddressConflict } else { ignored };
+        let mut reason = if outcome.conflict.is_some() { DropReason::AddressConflict } else { ignored };
+        if let Some(rival) = outcome.conflict
+            && let Some(own) = self.own.contested(port, &rival, outcome.reply.is_some(), self.now)
+        {
+            self.announce(edge, &own);
+        }
         // What is not on this port's link has no next hop here, whatever it says.
         if let Some(heard) = outcome.heard.filter(|h| self.net.on_link(port, h.address)) {
             reason = local;
@@ -478,76 +525,6 @@ impl<B: PacketBuf> Engine<B> {
             self.send_pending(edge, learned.adj);
         }
     }
-
-    /// Answers an echo request in place (RFC 1122 section 3.2.2.6, RFC 4443 section 4.2), back to the station it came from.
-    fn echo<IO: PacketIo<Buf = B>>(
-        &mut self,
-        edge: &mut Edge<'_, IO>,
-        port: PortIndex,
-        frame: &Frame,
-        kind: Kind,
-        mut packet: B,
-    ) {
-        // An answer to a group would be an amplifier.
-        if !frame.src.is_unicast() {
-            return self.drop(edge, port, packet, DropReason::MulticastSource);
-        }
-        let passed = self.now.wrapping_sub(self.echo_refilled);
-        if passed > 0 {
-            let earned = u64::from(passed) * u64::from(ECHO_RATE) / 1000;
-            self.echo_tokens = (u64::from(self.echo_tokens) + earned).min(ECHO_BURST.into()) as u32;
-            self.echo_refilled = self.now;
-        }
-        let Some(left) = self.echo_tokens.checked_sub(1) else {
-            return self.drop(edge, port, packet, DropReason::IcmpRateLimited);
-        };
-        self.echo_tokens = left;
-        let mac = self.net.ports[usize::from(port)].mac;
-        let head = packet.head_mut();
-        if let Some(addresses) = head.first_chunk_mut::<12>() {
-            addresses[..6].copy_from_slice(&frame.src.0);
-            addresses[6..].copy_from_slice(&mac.0);
-        }
-        let ip = head.get_mut(frame.l3..).unwrap_or_default();
-        let answered = match kind {
-            Kind::Echo4(header_len) => echo4(ip, header_len),
-            _ => echo6(ip),
-        };
-        if answered.is_none() {
-            return self.drop(edge, port, packet, DropReason::IcmpMalformed);
-        }
-        let bytes = packet.frame_len() as u64;
-        if let Err(packet) = edge.send(&self.counters, port, bytes, packet) {
-            self.drop(edge, port, packet, DropReason::TxFull);
-        }
-    }
-}
-
-fn echo4(ip: &mut [u8], header_len: usize) -> Option<()> {
-    let (src, dst, total) = {
-        let header = Ipv4::parse_quoted(ip).ok()?;
-        (header.src(), header.dst(), header.total_len())
-    };
-    icmp::echo_reply(ip.get_mut(header_len..total)?).ok()?;
-    let mut header = Ipv4Mut::new(ip).ok()?;
-    header.set_src(dst);
-    header.set_dst(src);
-    header.set_ttl(TTL);
-    header.fill_checksum();
-    Some(())
-}
-
-fn echo6(ip: &mut [u8]) -> Option<()> {
-    let (src, dst, total): (Ipv6Addr, Ipv6Addr, usize) = {
-        let header = Ipv6::parse_quoted(ip).ok()?;
-        (header.src(), header.dst(), header.total_len())
-    };
-    icmpv6::echo_reply(ip.get_mut(crate::wire::ipv6::HEADER..total)?).ok()?;
-    let mut header = Ipv6Mut::new(ip).ok()?;
-    header.set_src(dst);
-    header.set_dst(src);
-    header.set_hop_limit(TTL);
-    Some(())
 }
 
 fn ip_reason(e: WireError) -> DropReason {
@@ -562,6 +539,65 @@ fn ip_reason(e: WireError) -> DropReason {
 
 fn proto(number: u8) -> Proto {
     if number == PROTO_TCP { Proto::Tcp } else { Proto::Udp }
+}
+
+/// What follows an IP header and its extensions.
+struct Upper {
+    protocol: u8,
+    /// Where it begins in the IP packet.
+    l4: usize,
+    /// Of a fragment, where its data belong in the datagram, in bytes.
+    fragment: Option<usize>,
+}
+
+/// TCP or UDP: `packet` is the IP packet, `room` its payload behind `upper.l4`, as far as it lies here, and how long that is.
+fn classify_transport(
+    port: PortIndex,
+    packet: &[u8],
+    upper: &Upper,
+    (payload, len): (&[u8], usize),
+    ttl: u8,
+    (src, dst): (IpAddr, IpAddr),
+) -> Result<Kind, DropReason> {
+    let whole = |t| pieces::part(port, packet, t).map(Kind::Part).ok_or(DropReason::FragmentMalformed);
+    match upper.fragment {
+        Some(offset) if !pieces::spares_header(upper.protocol, offset) => {
+            return Err(DropReason::FragmentTiny);
+        }
+        Some(1..) if ttl <= 1 => return Err(DropReason::TtlExpired),
+        Some(1..) => return whole(None),
+        _ => {}
+    }
+    let (src_port, dst_port, flags) = match upper.fragment {
+        // Its length is the whole datagram's.
+        Some(_) => first_ports(upper.protocol, payload)?,
+        None => ports_and_flags(upper.protocol, payload, len)?,
+    };
+    let (src, dst) = (SocketAddr::new(src, src_port), SocketAddr::new(dst, dst_port));
+    let tuple = Tuple { port, proto: proto(upper.protocol), src, dst };
+    let t = Transport { tuple, l4: upper.l4, flags };
+    if ttl <= 1 {
+        return Ok(Kind::Expired(t));
+    }
+    admit::check_tuple(&tuple)?;
+    if src.is_ipv6() && upper.protocol == PROTO_UDP && payload.get(6..8) == Some(&[0, 0]) {
+        return Err(DropReason::UdpNoChecksum);
+    }
+    if upper.fragment.is_some() { whole(Some(t)) } else { Ok(Kind::Transport(t)) }
+}
+
+/// Ports and TCP flags of a first fragment, which has to have the whole transport header.
+fn first_ports(protocol: u8, payload: &[u8]) -> Result<(u16, u16, u8), DropReason> {
+    if protocol == PROTO_TCP {
+        return ports_and_flags(protocol, payload, payload.len()).map_err(|reason| match reason {
+            DropReason::L4Truncated => DropReason::FragmentTiny,
+            other => other,
+        });
+    }
+    match payload {
+        [a, b, c, d, _, _, _, _, ..] => Ok((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]), 0)),
+        _ => Err(DropReason::FragmentTiny),
+    }
 }
 
 /// Checks a transport header; returns source port, destination port and TCP flags (0 for UDP).

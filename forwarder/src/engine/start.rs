@@ -8,11 +8,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::{Engine, Parts, Timeouts, peers};
-use crate::config::Config;
+use crate::config::{AddressCheck, Config};
 use crate::counters::WorkerCounters;
+use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::{FlowSet, HashKey, SourcePorts, Steering, toeplitz};
 use crate::io::PacketBuf;
-use crate::neighbor::NeighborTable;
+use crate::neighbor::{Announcer, NeighborTable};
 use crate::net::Network;
 use crate::sync::Publisher;
 use crate::wire::Mac;
@@ -55,11 +56,13 @@ pub fn engines<B: PacketBuf>(
             }
         }
         let connections = config.limits.connections;
+        let speaks = config.addresses.check != AddressCheck::Off;
         Engine::new(Parts {
             net: Arc::clone(net),
             flows,
             counters: Arc::new(WorkerCounters::new(net.ports.len(), config.limits.flows)),
             neighbors,
+            own: Announcer::new(&net.ports_l2(), speaks && worker == 0, speaks),
             ports: SourcePorts::new(&config.limits.source_ports, worker, workers, seed()),
             connections,
             hash,
@@ -70,6 +73,8 @@ pub fn engines<B: PacketBuf>(
             },
             peers,
             steering: Arc::clone(&steering),
+            fragments: Fragments::new(seed(), worker, workers),
+            pairs: Pairs::new(seed()),
         })
         .map_err(|e| anyhow!("no memory for limits.connections = {connections} ({e}); lower it"))
     });

@@ -11,7 +11,7 @@ use crate::engine::DropReason;
 use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Direction, Found, Key, Millis};
 use crate::io::{PacketBuf, PacketIo};
-use crate::neighbor::{Solicit, Wanted};
+use crate::neighbor::{Announcement, Contested, Solicit, Wanted};
 
 /// The hand goes round a full table of any size in about this many milliseconds.
 const ROUND: u32 = 2048;
@@ -79,7 +79,7 @@ impl<B: PacketBuf> Engine<B> {
             }
             let n = self.sweep_next;
             self.sweep_next += 1;
-            if self.table.in_use(n) && (self.expired(n) || !self.still_allowed(n)) {
+            if self.table.in_use(n) && (self.expire(n) || !self.still_allowed(n)) {
                 // Connections that came together lie together and go together.
                 if self.table.in_use(n + AHEAD) {
                     self.table.prefetch_removal(n + AHEAD);
@@ -91,13 +91,15 @@ impl<B: PacketBuf> Engine<B> {
     }
 
     /// Has a connection been silent too long?
-    pub(super) fn expired(&self, n: u32) -> bool {
+    fn expire(&mut self, n: u32) -> bool {
+        let idle = self.table.idle(n, self.now);
+        self.table.cold_mut(n).outlive_reset(self.now, idle);
         let timeout = match (self.table.is_tcp(n), self.table.cold(n).established()) {
             (false, _) => self.timeouts.udp,
             (true, true) => self.timeouts.tcp_established,
             (true, false) => self.timeouts.tcp_transitory,
         };
-        self.table.idle(n, self.now) >= timeout
+        idle >= timeout
     }
 
     /// Checks a connection against the flows of today: is its flow there still, and its client still allowed?
@@ -107,8 +109,10 @@ impl<B: PacketBuf> Engine<B> {
             return true;
         }
         let Some(flow) = self.flows.slot(slot) else { return false };
-        let allowed =
-            flow.id == self.table.cold(n).flow_id && flow.allows(self.table.endpoints(n).client.ip());
+        let ends = self.table.endpoints(n);
+        let allowed = flow.id == self.table.cold(n).flow_id
+            && flow.allows(ends.client.ip())
+            && (flow.spec.hairpin || self.net.owns(ends.arrives[0], ends.listen.ip()));
         if allowed {
             for direction in Direction::BOTH {
                 self.table.half_mut(Found::of(n, direction)).version = flow.version;
@@ -122,6 +126,9 @@ impl<B: PacketBuf> Engine<B> {
         let ((slot, _), id) = (self.table.flow(n), self.table.cold(n).flow_id);
         if let Some(flow) = self.flows.slot(slot).filter(|flow| flow.id == id) {
             flow.shared.connections.give();
+        }
+        for key in self.table.keys(n) {
+            self.pairs.remove(key.port, &key.addrs);
         }
         for direction in Direction::BOTH {
             self.neighbors.release(self.table.half(Found::of(n, direction)).next_hop);
@@ -137,7 +144,7 @@ impl<B: PacketBuf> Engine<B> {
         self.table.remove(n);
     }
 
-    /// Asks next hops that have to be asked, and gives up what waits for those that do not answer.
+    /// Asks next hops that have to be asked, announces own addresses, and gives up what waits for next hops that do not answer.
     #[cold]
     fn tick_neighbors<IO: PacketIo<Buf = B>>(&mut self, edge: &mut Edge<'_, IO>) {
         let mut asks = ArrayVec::<Solicit, 64>::new();
@@ -147,6 +154,19 @@ impl<B: PacketBuf> Engine<B> {
         });
         for solicit in asks {
             self.solicit(edge, &solicit);
+        }
+        let (counters, dropped) = (&self.counters, &mut self.dropped);
+        self.fragments.expire(self.now, &mut |port, packet| {
+            counters.count_drop(port, DropReason::FragmentTimeout);
+            if dropped.is_full() {
+                edge.io.free(dropped);
+            }
+            dropped.push(packet);
+        });
+        let mut says = ArrayVec::<Announcement, 64>::new();
+        self.own.tick(self.now, &mut |own| _ = says.try_push(own));
+        for own in says {
+            self.announce(edge, &own);
         }
         let mut i = 0;
         while i < self.pending.len() {
@@ -173,6 +193,11 @@ impl<B: PacketBuf> Engine<B> {
             }
         }
         (stop < end).then_some(stop)
+    }
+
+    /// Own addresses that other stations claimed.
+    pub fn contested(&self) -> impl Iterator<Item = Contested> + '_ {
+        self.own.claimed_by_others(self.now)
     }
 
     /// The connection a packet belongs to, and which way the packet goes.

@@ -32,7 +32,7 @@ reasons! {
     LocalNd = "local_nd",
     /// The frame is shorter than its Ethernet header.
     EthTruncated = "eth_truncated",
-    /// The frame's VLAN tag is not the port's, is missing, or is one of several.
+    /// The frame's VLAN tags are not those of a port of the device, or are more than two.
     VlanMismatch = "vlan_mismatch",
     /// The frame is addressed to another station.
     NotForUs = "not_for_us",
@@ -60,10 +60,18 @@ reasons! {
     IpBadChecksum = "ip_bad_checksum",
     /// A source route or a malformed IPv4 option (RFC 7126).
     IpOptions = "ip_options",
-    /// An IPv6 extension header the relay does not pass.
+    /// An IPv6 extension header the relay does not pass: malformed, too many, or a route yet to go (RFC 5095).
     Ipv6Extension = "ipv6_extension",
-    /// A fragment.
-    Fragment = "fragment",
+    /// A fragment that no datagram has: beyond 65,535 bytes, or not a multiple of 8 with more to come.
+    FragmentMalformed = "fragment_malformed",
+    /// A first fragment without the whole transport header, or one that begins within it (RFC 1858, RFC 3128).
+    FragmentTiny = "fragment_tiny",
+    /// A fragment of what was there already (RFC 5722).
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment whose first one did not come in time, or whose connection went.
+    FragmentTimeout = "fragment_timeout",
+    /// There was no room to remember or keep a fragment.
+    FragmentTableFull = "fragment_table_full",
     /// The source address is none a host may have: zero, loopback, class E, link-local.
     MartianSource = "martian_source",
     /// The source address is multicast or broadcast.
@@ -74,7 +82,7 @@ reasons! {
     Looped = "looped",
     /// The destination is multicast or broadcast.
     MulticastDestination = "multicast_destination",
-    /// The destination is not an address of the port it arrived at.
+    /// The destination is not an address of the port it arrived at, and no flow lets it be opened from there.
     NotOurAddress = "not_our_address",
     /// The TTL or hop limit ran out.
     TtlExpired = "ttl_expired",
@@ -92,8 +100,12 @@ reasons! {
     PortZero = "port_zero",
     /// A malformed ICMP packet or a wrong ICMP checksum.
     IcmpMalformed = "icmp_malformed",
-    /// An ICMP packet other than an echo request.
+    /// An ICMP packet that is neither an echo request nor an error that is passed on.
     IcmpOther = "icmp_other",
+    /// An ICMP error about a packet of no connection here (RFC 5508).
+    IcmpUnmatched = "icmp_unmatched",
+    /// An ICMP error that says nothing in the other IP family (RFC 7915).
+    IcmpUntranslatable = "icmp_untranslatable",
     /// An echo request above the rate limit.
     IcmpRateLimited = "icmp_rate_limited",
     /// No flow listens there.
@@ -122,8 +134,10 @@ reasons! {
     NeighborFailed = "neighbor_failed",
     /// The packet is larger than the MTU of the port it would leave by.
     TooBig = "too_big",
-    /// There was no room in the buffer for the outgoing Ethernet header.
+    /// There was no room in the buffer for the outgoing headers.
     NoHeadroom = "no_headroom",
+    /// There was no buffer for the pieces of a packet that had to be fragmented.
+    NoBuffer = "no_buffer",
     /// The device did not take packets for so long that the TX batch is full.
     TxFull = "tx_full",
     /// The worker that owns the connection does not keep up.

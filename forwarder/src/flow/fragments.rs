@@ -72,6 +72,21 @@ pub struct FragmentKey {
     pub id: u32,
 }
 
+impl FragmentKey {
+    /// Where a piece ends; none when no datagram of these addresses has it.
+    pub fn end_of(&self, piece: Piece) -> Option<u16> {
+        // An IPv4 header takes 20 bytes at least of the 65,535; what headers IPv6 has before the fragment's is not known here.
+        let longest = match self.addrs {
+            Addrs::V4(_) => u16::MAX - 20,
+            Addrs::V6(..) => u16::MAX,
+        };
+        let whole = |bytes: u16| bytes.is_multiple_of(8);
+        let cut = piece.more && !whole(piece.len) || !whole(piece.offset);
+        let end = piece.offset.checked_add(piece.len).filter(|end| *end <= longest);
+        end.filter(|_| piece.len > 0 && !cut)
+    }
+}
+
 /// A piece: bytes of the fragmentable part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -430,15 +445,8 @@ impl<B> Fragments<B> {
         friend: bool,
         now: Millis,
     ) -> Result<Arrived, Refusal> {
-        // An IPv4 header takes 20 bytes at least of the 65,535; what headers IPv6 has before the fragment's is not known here.
-        let (longest, ids) = match k.addrs {
-            Addrs::V4(_) => (u16::MAX - 20, 0),
-            Addrs::V6(..) => (u16::MAX, 1),
-        };
-        let whole = |bytes: u16| bytes.is_multiple_of(8);
-        let cut = piece.more && !whole(piece.len) || !whole(piece.offset);
-        let end = piece.offset.checked_add(piece.len).filter(|end| *end <= longest);
-        let Some(end) = end.filter(|_| piece.len > 0 && !cut) else { return Err(Refusal::Malformed) };
+        let ids = usize::from(matches!(k.addrs, Addrs::V6(..)));
+        let Some(end) = k.end_of(piece) else { return Err(Refusal::Malformed) };
 
         let at = match self.find(k) {
             Some(at) if self.flights.get(at).is_some_and(|f| f.as_ref().is_some_and(|f| !f.expired(now))) => {
@@ -509,6 +517,11 @@ impl<B> Fragments<B> {
     pub fn clear(&mut self, give_up: &mut dyn FnMut(PortIndex, B)) {
         (0..self.flights.len()).for_each(|at| self.forget(at));
         self.give_up_orphans(give_up);
+    }
+
+    /// A new identification for pieces that the relay makes itself (RFC 6864): 16 bits for IPv4, 32 for IPv6; never 0.
+    pub fn fresh_id(&mut self, v6: bool) -> u32 {
+        self.ids[usize::from(v6)].draw()
     }
 
     /// Packets here now.
@@ -669,7 +682,7 @@ mod tests {
     }
 
     fn key_of(k: &FragmentKey) -> Key {
-        Key { addrs: k.addrs, ports: 0x1234_5678, tag: tag::KEY | k.port }
+        Key { addrs: k.addrs, ports: 0x1234_5678, tag: tag::KEY, port: k.port }
     }
 
     fn piece(offset: u16, len: u16, more: bool) -> Piece {

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::api::Proto;
-use crate::io::{MAX_PORTS, PortIndex};
+use crate::io::PortIndex;
 
-/// Bits of a [`Key`]'s tag; the low four are the port of arrival.
+/// Bits of a [`Key`]'s tag.
 pub mod tag {
     /// IPv6.
     pub const V6: u8 = 0x80;
@@ -17,11 +17,7 @@ pub mod tag {
     pub const TCP: u8 = 0x40;
     /// Set in every tag, so that 0 is none.
     pub const KEY: u8 = 0x20;
-    /// The bits of the port of arrival.
-    pub const PORT: u8 = 0xf;
 }
-
-const _: () = assert!(MAX_PORTS <= tag::PORT as usize + 1);
 
 /// Addresses, as they lie in the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,20 +35,62 @@ pub struct Key {
     pub addrs: Addrs,
     /// Source port (low half) and destination port: the first four bytes of the transport header.
     pub ports: u32,
-    /// Family, protocol and port of arrival, [`tag`].
+    /// Family and protocol, [`tag`].
     pub tag: u8,
+    /// Port of arrival.
+    pub port: PortIndex,
 }
 
-/// What the hash takes beside the addresses.
+impl Addrs {
+    /// The words of two addresses; none when the families differ.
+    pub fn of(src: IpAddr, dst: IpAddr) -> Option<Self> {
+        match (src, dst) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                Some(Addrs::V4(u64::from(word4(s)) | u64::from(word4(d)) << 32))
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => Some(Addrs::V6(word16(s), word16(d))),
+            _ => None,
+        }
+    }
+
+    /// Source and destination.
+    pub fn ends(&self) -> (IpAddr, IpAddr) {
+        match *self {
+            Addrs::V4(words) => (addr4(words as u32), addr4((words >> 32) as u32)),
+            Addrs::V6(src, dst) => (addr16(src), addr16(dst)),
+        }
+    }
+}
+
+impl Key {
+    /// What the hash takes beside the addresses.
+    #[inline(always)]
+    pub fn rest(&self) -> u64 {
+        rest(self.ports, self.tag, self.port)
+    }
+
+    /// Is it IPv6?
+    pub fn is_v6(&self) -> bool {
+        self.tag & tag::V6 != 0
+    }
+}
+
+/// [`Key::rest`] of its parts.
 #[inline(always)]
-pub fn rest(ports: u32, tag: u8) -> u64 {
-    u64::from(ports) | u64::from(tag) << 32
+pub fn rest(ports: u32, tag: u8, port: PortIndex) -> u64 {
+    u64::from(ports) | u64::from(tag) << 32 | u64::from(port) << 40
 }
 
 /// The tag in a word that [`rest`] made.
 #[inline(always)]
 pub fn tag_of(rest: u64) -> u8 {
     (rest >> 32) as u8
+}
+
+/// The port of arrival in a word that [`rest`] made.
+#[inline(always)]
+pub fn port_of(rest: u64) -> PortIndex {
+    (rest >> 40) as u8
 }
 
 /// A packet's 5-tuple and its port of arrival, in the standard library's types. For the slow path.
@@ -96,16 +134,13 @@ pub fn word2(port: u16) -> u16 {
 impl Tuple {
     /// The key the fast path would read; none when the families differ.
     pub fn key(&self) -> Option<Key> {
-        let (addrs, family) = match (self.src.ip(), self.dst.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => (Addrs::V4(u64::from(word4(s)) | u64::from(word4(d)) << 32), 0),
-            (IpAddr::V6(s), IpAddr::V6(d)) => (Addrs::V6(word16(s), word16(d)), tag::V6),
-            _ => return None,
-        };
+        let addrs = Addrs::of(self.src.ip(), self.dst.ip())?;
+        let family = if self.src.is_ipv6() { tag::V6 } else { 0 };
         let protocol = match self.proto {
             Proto::Tcp => tag::TCP,
             Proto::Udp => 0,
         };
         let ports = u32::from(word2(self.src.port())) | u32::from(word2(self.dst.port())) << 16;
-        Some(Key { addrs, ports, tag: tag::KEY | family | protocol | self.port })
+        Some(Key { addrs, ports, tag: tag::KEY | family | protocol, port: self.port })
     }
 }

@@ -78,6 +78,8 @@ pub struct FlowSet {
     slots: Vec<Option<Arc<Flow>>>,
     /// Versions of the flows in `slots`, 0 where there is none: what the fast path reads.
     versions: Vec<u32>,
+    /// May any of them be opened from another port than the one that has its address?
+    hairpin: bool,
     /// Open addressing over slots, at most half full; `EMPTY` marks a free place.
     index: Vec<u32>,
 }
@@ -105,13 +107,19 @@ impl FlowSet {
             index[place & mask] = flow.slot;
         }
         let versions = slots.iter().map(|slot| slot.as_ref().map_or(0, |flow| flow.version)).collect();
-        Self { slots, versions, index }
+        let hairpin = slots.iter().flatten().any(|flow| flow.spec.hairpin);
+        Self { slots, versions, hairpin, index }
     }
 
     /// Versions of the flows by slot, 0 where there is none.
     #[inline(always)]
     pub fn versions(&self) -> &[u32] {
         &self.versions
+    }
+
+    /// May any flow be opened from another port than the one that has its address?
+    pub fn hairpin(&self) -> bool {
+        self.hairpin
     }
 
     /// The flow that listens on an address.
@@ -165,6 +173,8 @@ mod tests {
             target: SocketAddr::from(([10, 1, 0, 1], 9)),
             from: vec![],
             max_conns: None,
+            mss_clamp: None,
+            hairpin: false,
             lease: None,
         };
         let flows = (0..3000u16).map(|n| {

@@ -157,6 +157,13 @@ impl Steering {
         self.entry(self.hash.of(key))
     }
 
+    /// The worker at which the fragments of a datagram meet: only the first has ports, so its addresses alone decide, as they do for
+    /// devices.
+    #[must_use]
+    pub fn home_of_pair(&self, src: IpAddr, dst: IpAddr) -> usize {
+        self.entry(self.hash.to_any_port(SocketAddr::new(src, 0), dst))
+    }
+
     /// The homes of what `target` sends to the address `source`, by port.
     #[must_use]
     pub fn homes(&self, target: SocketAddr, source: IpAddr) -> Home<'_> {

@@ -93,8 +93,8 @@ pub mod seen {
 #[derive(Debug, Clone, Copy, Zeroable, Pod)]
 #[repr(C, align(64))]
 pub struct Half {
-    /// What a packet must have: IPv4 source (low half) and destination in network order; ports and tag as [`key::rest`]
-    /// puts them. All zero in a free record. IPv6 addresses lie in `ConnTable::v6`.
+    /// What a packet must have: IPv4 source (low half) and destination in network order; the rest as [`key::rest`]
+    /// puts it. All zero in a free record. IPv6 addresses lie in `ConnTable::v6`.
     pub key: [u64; 2],
     /// Addresses that an IPv4 packet leaves with.
     pub new_addrs: u64,
@@ -114,8 +114,12 @@ pub struct Half {
     pub last_seen: Millis,
     /// Where packets go.
     pub next_hop: AdjIndex,
-    spare: [u8; 2],
+    /// The same for the fast path; [`NOWHERE`] where the families of the two sides differ, which it does not translate.
+    pub fast_hop: AdjIndex,
 }
+
+/// An [`AdjIndex`] that no next hop has.
+pub const NOWHERE: AdjIndex = AdjIndex::MAX;
 
 const _: () = assert!(size_of::<Half>() == 64);
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -131,10 +135,27 @@ pub struct Cold {
     pub created: Millis,
     /// TCP flags seen, [`seen`].
     pub seen: u8,
-    spare: [u8; 3],
+    spare: u8,
+    /// When the last RST came, in units of 256 ms.
+    reset: u16,
 }
 
 impl Cold {
+    /// Takes note of an RST.
+    pub fn reset(&mut self, now: Millis) {
+        self.seen |= seen::RST;
+        self.reset = (now >> 8) as u16;
+    }
+
+    /// Forgets an RST that the connection outlived: something else came more than a second later (RFC 7857 section 2.2; RFC 6146
+    /// section 3.5.2.2). So one that was forged costs nothing (RFC 5961). `idle` are the milliseconds since the last packet.
+    pub fn outlive_reset(&mut self, now: Millis, idle: Millis) {
+        let since = u32::from(((now >> 8) as u16).wrapping_sub(self.reset)) << 8;
+        if self.seen & seen::RST != 0 && since > idle.saturating_add(1000) {
+            self.seen &= !seen::RST;
+        }
+    }
+
     /// Has both ends' consent and no end's farewell (RFC 5382 section 5: established). False for UDP.
     pub fn established(&self) -> bool {
         use seen::{CLIENT_FIN, CLIENT_SYN, RST, TARGET_FIN, TARGET_SYN};
@@ -172,7 +193,7 @@ impl Endpoints {
 }
 
 impl Half {
-    /// Family, protocol and port of arrival, [`tag`].
+    /// Family and protocol, [`tag`].
     #[inline(always)]
     pub fn tag(&self) -> u8 {
         key::tag_of(self.key[1])
@@ -188,6 +209,12 @@ impl Half {
     #[inline(always)]
     pub fn is_v6(&self) -> bool {
         self.tag() & tag::V6 != 0
+    }
+
+    /// Do packets leave in the other IP family?
+    #[inline(always)]
+    pub fn translates(&self) -> bool {
+        self.fast_hop != self.next_hop
     }
 
     /// Counts frames.
@@ -316,11 +343,11 @@ impl ConnTable {
             Addrs::V4(addrs) => addrs,
             Addrs::V6(..) => 0,
         };
-        (self.hash_of(key), [addrs, key::rest(key.ports, key.tag)])
+        (self.hash_of(key), [addrs, key.rest()])
     }
 
     fn hash_of(&self, key: &Key) -> u64 {
-        let rest = key::rest(key.ports, key.tag);
+        let rest = key.rest();
         match key.addrs {
             Addrs::V4(addrs) => self.hash.hash2(addrs, rest),
             Addrs::V6(src, dst) => self.hash.hash5(src, dst, rest),
@@ -415,7 +442,7 @@ impl ConnTable {
 
     fn matches(&self, found: Found, key: &Key) -> bool {
         let half = self.half(found);
-        half.key[1] == key::rest(key.ports, key.tag)
+        half.key[1] == key.rest()
             && match key.addrs {
                 Addrs::V4(addrs) => half.key[0] == addrs,
                 Addrs::V6(src, dst) => {
@@ -442,32 +469,33 @@ impl ConnTable {
             return Err(Full);
         }
         let mut halves = [Half::zeroed(); 2];
-        match (to_target.addrs, to_client.addrs) {
-            (Addrs::V4(there), Addrs::V4(back)) => {
-                halves[0].key[0] = there;
-                halves[0].new_addrs = back.rotate_left(32);
-                halves[1].key[0] = back;
-                halves[1].new_addrs = there.rotate_left(32);
-            }
-            (Addrs::V6(client, listen), Addrs::V6(target, source)) => {
-                self.v6[n as usize] = [client, listen, source, target];
-            }
-            // Families differ between the sides: not a connection this table can hold.
-            _ => return Err(Full),
+        let mut v6 = [0; 4];
+        match to_target.addrs {
+            Addrs::V4(there) => (halves[0].key[0], halves[1].new_addrs) = (there, there.rotate_left(32)),
+            Addrs::V6(client, listen) => v6[..2].copy_from_slice(&[client, listen]),
         }
+        match to_client.addrs {
+            Addrs::V4(back) => (halves[1].key[0], halves[0].new_addrs) = (back, back.rotate_left(32)),
+            Addrs::V6(target, source) => v6[2..].copy_from_slice(&[source, target]),
+        }
+        if to_target.is_v6() || to_client.is_v6() {
+            self.v6[n as usize] = v6;
+        }
+        let translates = to_target.is_v6() != to_client.is_v6();
         let [there, back] = plan::deltas(e);
         for (half, (key, other), deltas, next_hop) in [
             (0, (&to_target, &to_client), there, next_hop[0]),
             (1, (&to_client, &to_target), back, next_hop[1]),
         ] {
             halves[half] = Half {
-                key: [halves[half].key[0], key::rest(key.ports, key.tag)],
+                key: [halves[half].key[0], key.rest()],
                 new_ports: other.ports.rotate_left(16),
                 deltas,
                 flow: flow.slot,
                 version: flow.version,
                 last_seen: now,
                 next_hop,
+                fast_hop: if translates { NOWHERE } else { next_hop },
                 ..halves[half]
             };
         }
@@ -511,6 +539,11 @@ impl ConnTable {
         }
     }
 
+    /// The keys of both directions.
+    pub fn keys(&self, n: u32) -> [Key; 2] {
+        Direction::BOTH.map(|direction| self.key(n, direction))
+    }
+
     fn key(&self, n: u32, direction: Direction) -> Key {
         let half = self.half(Found::of(n, direction));
         let addrs = if half.is_v6() {
@@ -519,7 +552,7 @@ impl ConnTable {
         } else {
             Addrs::V4(half.key[0])
         };
-        Key { addrs, ports: half.key[1] as u32, tag: half.tag() }
+        Key { addrs, ports: half.key[1] as u32, tag: half.tag(), port: key::port_of(half.key[1]) }
     }
 
     fn index(&mut self, hash: u64, found: u32) -> Result<(), Full> {
@@ -606,23 +639,22 @@ impl ConnTable {
     pub fn endpoints(&self, n: u32) -> Endpoints {
         let halves = Direction::BOTH.map(|d| self.half(Found::of(n, d)));
         let [there, back] = halves;
-        let at = |i: usize, addrs: u64, ports: u32| {
-            let half = i & 1;
-            let address: IpAddr = if there.is_v6() {
-                addr16(self.v6[n as usize][i])
+        // Of the pair that a half's packets have, the place among the IPv6 addresses and in the key.
+        let at = |half: &Half, v6: usize, place: usize| {
+            let address: IpAddr = if half.is_v6() {
+                addr16(self.v6[n as usize][v6])
             } else {
-                addr4((addrs >> (32 * half)) as u32)
+                addr4((half.key[0] >> (32 * place)) as u32)
             };
-            SocketAddr::new(address, u16::from_be((ports >> (16 * half)) as u16))
+            SocketAddr::new(address, u16::from_be((half.key[1] as u32 >> (16 * place)) as u16))
         };
-        let ports = there.key[1] as u32;
         Endpoints {
             proto: if there.is_tcp() { Proto::Tcp } else { Proto::Udp },
-            client: at(0, there.key[0], ports),
-            listen: at(1, there.key[0], ports),
-            source: at(2, there.new_addrs, there.new_ports),
-            target: at(3, there.new_addrs, there.new_ports),
-            arrives: [there.tag() & tag::PORT, back.tag() & tag::PORT],
+            client: at(there, 0, 0),
+            listen: at(there, 1, 1),
+            source: at(back, 2, 1),
+            target: at(back, 3, 0),
+            arrives: [key::port_of(there.key[1]), key::port_of(back.key[1])],
         }
     }
 }
@@ -741,6 +773,8 @@ mod tests {
                 target: SocketAddr::new(address(13, 1, false), 6000),
                 from: vec![],
                 max_conns: None,
+                mss_clamp: None,
+                hairpin: false,
                 lease: None,
             },
             state: crate::api::FlowState::Active,
@@ -798,6 +832,26 @@ mod tests {
             assert!(
                 table.buckets.iter().all(|b| b.emigrants == 0 && b.foreign == 0 && b.signatures == [0; 8])
             );
+        }
+    }
+
+    /// Connections that differ in nothing but their ports of arrival are different ones.
+    #[test]
+    fn the_port_of_arrival_tells_connections_apart() {
+        use crate::io::MAX_PORTS;
+        for v6 in [false, true] {
+            let mut table = ConnTable::new(100, HashKey::new([3; 32])).unwrap();
+            let at = |port: usize| Endpoints {
+                arrives: [port as PortIndex, (MAX_PORTS - 1 - port) as PortIndex],
+                ..endpoints(1, v6)
+            };
+            let numbers: Vec<u32> = (0..MAX_PORTS).map(|p| insert(&mut table, &at(p)).unwrap()).collect();
+            for (port, n) in numbers.iter().enumerate() {
+                let e = at(port);
+                assert_eq!(table.endpoints(*n), e);
+                let found = tuples(&e).map(|t| table.find(&t.key().unwrap()).unwrap());
+                assert_eq!(found, Direction::BOTH.map(|d| Found::of(*n, d)));
+            }
         }
     }
 

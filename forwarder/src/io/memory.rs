@@ -118,7 +118,10 @@ struct Line {
 /// A queue pair on every port, both its ends. Clones share it: the worker owns one, the test keeps another.
 #[derive(Debug, Clone)]
 pub struct MemoryIo {
+    /// One a device, where its first port stands.
     lines: Arc<[Mutex<Line>]>,
+    /// Of every port, the first one of its device.
+    devices: Arc<[PortIndex]>,
     pool: Pool,
 }
 
@@ -137,12 +140,19 @@ impl MemoryIo {
         };
         MemoryIo {
             lines: (0..ports).map(|_| Mutex::new(line())).collect(),
+            devices: (0..ports as PortIndex).collect(),
             pool: Arc::new(Mutex::new((0..buffers).map(|_| vec![0; HEADROOM + capacity].into()).collect())),
         }
     }
 
+    /// Lets ports share devices: `devices` names for every port the first one of its device. For the start.
+    #[must_use]
+    pub fn sharing(self, devices: &[PortIndex]) -> MemoryIo {
+        MemoryIo { devices: devices.into(), ..self }
+    }
+
     fn line(&self, port: PortIndex) -> Option<MutexGuard<'_, Line>> {
-        self.lines.get(usize::from(port)).map(lock)
+        self.lines.get(usize::from(*self.devices.get(usize::from(port))?)).map(lock)
     }
 
     fn fresh(&self) -> Option<HeapBuf> {

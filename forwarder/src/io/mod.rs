@@ -27,8 +27,11 @@ pub type TxBatch<B> = ArrayVec<B, TX_BATCH>;
 /// Index of a port in the configuration's order (not DPDK's port id). At most [`MAX_PORTS`] exist.
 pub type PortIndex = u8;
 
-/// Most ports one forwarder owns.
-pub const MAX_PORTS: usize = 16;
+/// Most ports one forwarder has: tags on a device make several of it.
+pub const MAX_PORTS: usize = 64;
+
+/// Most devices one forwarder owns.
+pub const MAX_DEVICES: usize = 16;
 
 /// A frame, beginning with its Ethernet header, without FCS.
 pub trait PacketBuf: Sized {
@@ -36,6 +39,12 @@ pub trait PacketBuf: Sized {
     fn head(&self) -> &[u8];
     /// The same, to rewrite in place.
     fn head_mut(&mut self) -> &mut [u8];
+    /// Copies bytes from `at` on, wherever they lie. False when the frame ends before `to` is full.
+    #[must_use]
+    fn read(&self, at: usize, to: &mut [u8]) -> bool {
+        let from = at.checked_add(to.len()).and_then(|end| self.head().get(at..end));
+        from.map(|from| to.copy_from_slice(from)).is_some()
+    }
     /// Length of the whole frame in bytes, over all segments.
     fn frame_len(&self) -> usize;
     /// Drops `n` bytes from the front. False (and nothing done) when the first segment is shorter.
@@ -52,11 +61,12 @@ pub trait PacketBuf: Sized {
     fn prefetch(&self) {}
 }
 
-/// One worker's queue pair on every port.
+/// One worker's queue pair on every device, by ports: those of one device share its pair.
 pub trait PacketIo {
     /// The frames it deals in.
     type Buf: PacketBuf;
-    /// Appends up to `burst`'s free capacity of received frames. Never waits.
+    /// Appends up to `burst`'s free capacity of frames that the device of `port` received. Never waits. Asked for only one port
+    /// of each device.
     fn rx(&mut self, port: PortIndex, burst: &mut Burst<Self::Buf>) -> usize;
     /// Sends from the front of `batch`, removing what the device took; the rest stays, in order. Returns how many it took.
     fn tx(&mut self, port: PortIndex, batch: &mut TxBatch<Self::Buf>) -> usize;

@@ -33,25 +33,40 @@ pub fn ipv4<const L3: usize>(frame: &mut [u8], new: (u64, u32), is_tcp: bool, de
     true
 }
 
-/// Rewrites an IPv4 packet whose header is `header_len` bytes long: the slow path's, where there may be options.
-pub fn ipv4_with_options(
-    packet: &mut [u8],
-    header_len: usize,
-    new: (u64, u32),
-    is_udp: bool,
-    deltas: Deltas,
-) -> bool {
-    let at = header_len + if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
-    if header_len < ipv4::HEADER || packet.len() < at + 2 {
-        return false;
+/// Rewrites an IPv4 header by itself: TTL, addresses, checksum, and the identification when one is given. The slow path's, where
+/// there may be options or no transport header behind.
+pub fn ipv4_header(packet: &mut [u8], addrs: u64, delta: Delta, id: Option<u16>) -> bool {
+    let Some(h) = packet.first_chunk_mut::<{ ipv4::HEADER }>() else { return false };
+    let mut delta = delta;
+    if let Some(id) = id {
+        delta = delta.replace(&h[4..6], &id.to_be_bytes());
+        h[4..6].copy_from_slice(&id.to_be_bytes());
     }
-    let checksum = deltas.ip.apply(u16::from_ne_bytes([packet[10], packet[11]]));
-    packet[8] = packet[8].wrapping_sub(1);
-    packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
-    packet[12..20].copy_from_slice(&new.0.to_ne_bytes());
-    packet[header_len..header_len + 4].copy_from_slice(&new.1.to_ne_bytes());
-    if let Some(sum) = packet.get_mut(at..).and_then(|sum| sum.first_chunk_mut()) {
-        transport(sum, deltas.l4, is_udp);
+    let checksum = delta.apply(u16::from_ne_bytes([h[10], h[11]]));
+    h[8] = h[8].wrapping_sub(1);
+    h[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    h[12..20].copy_from_slice(&addrs.to_ne_bytes());
+    true
+}
+
+/// Rewrites an IPv6 header by itself: hop limit and addresses.
+pub fn ipv6_header(packet: &mut [u8], (src, dst): (u128, u128)) -> bool {
+    let Some(h) = packet.first_chunk_mut::<{ ipv6::HEADER }>() else { return false };
+    h[7] = h[7].wrapping_sub(1);
+    h[8..24].copy_from_slice(&src.to_ne_bytes());
+    h[24..40].copy_from_slice(&dst.to_ne_bytes());
+    true
+}
+
+/// Rewrites a transport header by itself: ports, as [`crate::flow::table::Half`] has them, and checksum.
+pub fn transport_header(segment: &mut [u8], ports: u32, is_udp: bool, delta: Delta) -> bool {
+    let at = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
+    let Some((head, sum)) = segment.get_mut(..at + 2).and_then(|s| s.split_last_chunk_mut::<2>()) else {
+        return false;
+    };
+    transport(sum, delta, is_udp);
+    if let Some(place) = head.first_chunk_mut() {
+        *place = ports.to_ne_bytes();
     }
     true
 }

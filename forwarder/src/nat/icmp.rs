@@ -918,7 +918,7 @@ mod tests {
         };
         let (four, six) = (side(false, 1), side(true, 2));
         // Data; IPv4's quote and IPv6's.
-        for (data, size4, size6) in [(20, 128, 128), (99, 128, 152), (101, 132, 152), (500, 528, 552)] {
+        for (data, size4, size6) in [(20, 128, 128), (99, 128, 152), (101, 132, 152), (508, 536, 560)] {
             let in4 = |kind, hops, from: IpAddr, to: IpAddr, src, dst| {
                 error(
                     from,
@@ -944,12 +944,14 @@ mod tests {
             let expected = in4(11, 63, four.us.ip(), four.peer.ip(), four.peer, four.us);
             assert_eq!(run(&arrives, &onward(&four)), Ok(expected), "{data}");
         }
-        // Too long together: the quote is worth more.
-        let quote = body(six.us, six.peer, 520, 568, true);
-        let arrives = error(six.router, six.us.ip(), 64, [3, 0, 71, 0, 0, 0], &quote);
-        let quote = body(four.peer, four.us, 520, 548, false);
-        let expected = error(four.us.ip(), four.peer.ip(), 63, [11, 0, 0, 0, 0, 0], &quote);
-        assert_eq!(run(&arrives, &onward(&four)), Ok(expected));
+        // Too long together, by little or much: the quote is worth more.
+        for (data, size6) in [(509, 560), (520, 568)] {
+            let quote = body(six.us, six.peer, data, size6, true);
+            let arrives = error(six.router, six.us.ip(), 64, [3, 0, (size6 / 8) as u8, 0, 0, 0], &quote);
+            let quote = body(four.peer, four.us, data, 548, false);
+            let expected = error(four.us.ip(), four.peer.ip(), 63, [11, 0, 0, 0, 0, 0], &quote);
+            assert_eq!(run(&arrives, &onward(&four)), Ok(expected), "{data}");
+        }
         // No place for a length.
         let arrives = error(
             four.router,

@@ -12,10 +12,11 @@ use crate::wire::Delta;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Zeroable, Pod)]
 #[repr(C)]
 pub struct Deltas {
-    /// For the transport checksum: addresses of the pseudo header, and ports.
+    /// For the transport checksum: addresses of the pseudo header, and ports. The pseudo headers of IPv4 and IPv6 differ in
+    /// nothing else (RFC 7915 section 4.5).
     pub l4: Delta,
-    /// For the IPv4 header checksum: addresses, and the TTL, which becomes one less. Of no use for IPv6, which has no such
-    /// checksum.
+    /// For the IPv4 header checksum: addresses, and the TTL, which becomes one less. Of no use where a packet
+    /// leaves as IPv6, which has no such checksum, or came as it.
     pub ip: Delta,
 }
 
@@ -36,7 +37,7 @@ fn replace_address(delta: Delta, old: SocketAddr, new: SocketAddr) -> Delta {
     match (old.ip(), new.ip()) {
         (IpAddr::V4(old), IpAddr::V4(new)) => delta.replace(&old.octets(), &new.octets()),
         (IpAddr::V6(old), IpAddr::V6(new)) => delta.replace(&old.octets(), &new.octets()),
-        // One connection, one family (`ConnTable::insert` refuses others).
-        _ => delta,
+        (IpAddr::V4(old), IpAddr::V6(new)) => delta.replace(&old.octets(), &new.octets()),
+        (IpAddr::V6(old), IpAddr::V4(new)) => delta.replace(&old.octets(), &new.octets()),
     }
 }

@@ -1,9 +1,10 @@
 //! What becomes of an ARP packet or a neighbor discovery message.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayVec;
 
+use super::announce::ALL_NODES;
 use super::{Learn, PortL2};
 use crate::wire::arp::{self, Arp};
 use crate::wire::icmpv6::{self, Advertisement, Icmpv6, Solicitation};
@@ -26,6 +27,15 @@ pub struct Heard {
     pub create: bool,
 }
 
+/// Another station that uses, or is about to use, one of our addresses (RFC 5227 section 2.4, RFC 4862 section 5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rival {
+    /// Our address.
+    pub address: IpAddr,
+    /// The other's MAC address.
+    pub mac: Mac,
+}
+
 /// What to do; nothing of all is to ignore the message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -33,9 +43,14 @@ pub struct Outcome {
     pub reply: Option<Reply>,
     /// Take this in.
     pub heard: Option<Heard>,
-    /// Somebody else uses, or is about to use, one of our addresses (RFC 5227 section 2.4, RFC 4862 section 5.4). To be
-    /// counted; our address stays.
-    pub conflict: bool,
+    /// Somebody contests one of our addresses. Our address stays; with a reply, the other has been told so.
+    pub conflict: Option<Rival>,
+}
+
+impl Outcome {
+    fn contested(address: impl Into<IpAddr>, mac: Mac) -> Outcome {
+        Outcome { conflict: Some(Rival { address: address.into(), mac }), ..Outcome::default() }
+    }
 }
 
 /// Decides on the ARP packet in a frame that arrived at `port`. Errors are those of [`Arp::parse`].
@@ -46,7 +61,7 @@ pub fn answer_arp(bytes: &[u8], frame: &Frame, port: &PortL2) -> Result<Outcome,
         return Ok(Outcome::default());
     }
     if port.ipv4.contains(&spa) {
-        return Ok(Outcome { conflict: true, ..Outcome::default() });
+        return Ok(Outcome::contested(spa, sha));
     }
     let for_us = port.ipv4.contains(&tpa);
     // RFC 5227 section 2.1.1: a sender without an address wants to know whether it may take the target.
@@ -60,13 +75,13 @@ pub fn answer_arp(bytes: &[u8], frame: &Frame, port: &PortL2) -> Result<Outcome,
     Ok(Outcome {
         reply: if asked { Some(arp_reply(port, &packet)?) } else { None },
         heard: (!probe).then_some(Heard { address: spa.into(), mac: sha, source, create: asked }),
-        conflict: asked && probe,
+        conflict: (asked && probe).then_some(Rival { address: tpa.into(), mac: sha }),
     })
 }
 
 fn arp_reply(port: &PortL2, asked: &Arp) -> Result<Reply, WireError> {
     let answer = Arp { op: arp::REPLY, sha: port.mac, spa: asked.tpa, tha: asked.sha, tpa: asked.spa };
-    reply(|buf| arp::write(buf, asked.sha, port.vlan, &answer))
+    reply(|buf| arp::write(buf, asked.sha, port.tags, &answer))
 }
 
 fn reply(write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) -> Result<Reply, WireError> {
@@ -98,7 +113,7 @@ fn solicited(
     let (src, target) = (ip.src(), asked.target);
     let for_us = port.ipv6.contains(&target);
     if port.ipv6.contains(&src) {
-        return Ok(Outcome { conflict: true, ..Outcome::default() });
+        return Ok(Outcome::contested(src, asked.mac.unwrap_or(frame.src)));
     }
     // RFC 4861 section 7.2.3: what is not for us teaches nothing.
     if !for_us || !(ip.dst() == target || ip.dst() == icmpv6::solicited_node(target)) {
@@ -114,16 +129,19 @@ fn solicited(
     let advertisement =
         Advertisement { target, mac: Some(port.mac), solicited: !probe, overrides: true, router: false };
     let reply =
-        reply(|buf| icmpv6::write_advertisement(buf, port.mac, port.vlan, dst_mac, dst, &advertisement))?;
+        reply(|buf| icmpv6::write_advertisement(buf, port.mac, port.tags, dst_mac, dst, &advertisement))?;
     let heard = |mac| Heard { address: src.into(), mac, source: Learn::Request, create: true };
-    Ok(Outcome { reply: Some(reply), heard: asked.mac.filter(|_| !probe).map(heard), conflict: probe })
+    Ok(Outcome {
+        reply: Some(reply),
+        heard: asked.mac.filter(|_| !probe).map(heard),
+        conflict: probe.then_some(Rival { address: target.into(), mac: frame.src }),
+    })
 }
-
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 fn advertised(frame: &Frame, port: &PortL2, adv: &Advertisement) -> Outcome {
     if port.ipv6.contains(&adv.target) {
-        return Outcome { conflict: adv.mac != Some(port.mac), ..Outcome::default() };
+        let mac = adv.mac.unwrap_or(frame.src);
+        return if mac == port.mac { Outcome::default() } else { Outcome::contested(adv.target, mac) };
     }
     // RFC 4861 section 7.2.5. Without a MAC address, as an answer to a probe may be, it comes from the sender's own.
     let (mac, source) = match (adv.mac, adv.solicited, adv.overrides) {
@@ -139,7 +157,10 @@ fn advertised(frame: &Frame, port: &PortL2, adv: &Advertisement) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
+    use crate::wire::Tags;
 
     const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const PEER: Mac = Mac([2, 0, 0, 0, 0, 2]);
@@ -151,12 +172,13 @@ mod tests {
     const OTHER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 
     fn port() -> PortL2 {
-        PortL2 { mac: US, vlan: Some(30), mtu: 1500, ipv4: vec![OUR4], ipv6: vec![OUR6] }
+        PortL2 { mac: US, tags: Tags::one(Some(30)), mtu: 1500, ipv4: vec![OUR4], ipv6: vec![OUR6] }
     }
 
     fn arp(dst: Mac, op: u16, sha: Mac, spa: Ipv4Addr, tpa: Ipv4Addr) -> Outcome {
         let mut buf = [0; arp::FRAME];
-        arp::write(&mut buf, dst, Some(30), &Arp { op, sha, spa, tha: Mac::default(), tpa }).unwrap();
+        arp::write(&mut buf, dst, Tags::one(Some(30)), &Arp { op, sha, spa, tha: Mac::default(), tpa })
+            .unwrap();
         answer_arp(&buf, &Frame::parse(&buf).unwrap(), &port()).unwrap()
     }
 
@@ -167,10 +189,13 @@ mod tests {
     #[test]
     fn arp_requests_for_our_address_are_answered() {
         let Outcome { reply, heard: h, conflict } = arp(Mac::BROADCAST, arp::REQUEST, PEER, PEER4, OUR4);
-        assert_eq!((h, conflict), (heard(PEER4, PEER, Learn::Request, true), false));
+        assert_eq!((h, conflict), (heard(PEER4, PEER, Learn::Request, true), None));
         let reply = reply.unwrap();
         let frame = Frame::parse(&reply).unwrap();
-        assert_eq!((frame.dst, frame.src, frame.vlan, reply.len()), (PEER, US, Some(30), arp::FRAME));
+        assert_eq!(
+            (frame.dst, frame.src, frame.tags, reply.len()),
+            (PEER, US, Tags::one(Some(30)), arp::FRAME)
+        );
         let expected = Arp { op: arp::REPLY, sha: US, spa: OUR4, tha: PEER, tpa: PEER4 };
         assert_eq!(Arp::parse(&reply[frame.l3..]), Ok(expected));
     }
@@ -195,9 +220,10 @@ mod tests {
     fn arp_conflicts_are_told() {
         let all = Mac::BROADCAST;
         let announced = arp(all, arp::REQUEST, PEER, OUR4, OUR4);
-        assert_eq!(announced, Outcome { conflict: true, ..Outcome::default() });
+        assert_eq!(announced, Outcome::contested(OUR4, PEER));
         let probed = arp(all, arp::REQUEST, PEER, Ipv4Addr::UNSPECIFIED, OUR4);
-        assert!(probed.conflict && probed.reply.is_some() && probed.heard.is_none());
+        assert_eq!(probed.conflict, announced.conflict);
+        assert!(probed.reply.is_some() && probed.heard.is_none());
     }
 
     #[test]
@@ -218,12 +244,14 @@ mod tests {
     }
 
     fn solicit(mac: Mac, src: Ipv6Addr, target: Ipv6Addr, unicast: Option<Mac>) -> Outcome {
-        nd(&reply(|b| icmpv6::write_solicitation(b, mac, Some(30), src, target, unicast)).unwrap()).unwrap()
+        nd(&reply(|b| icmpv6::write_solicitation(b, mac, Tags::one(Some(30)), src, target, unicast)).unwrap())
+            .unwrap()
     }
 
     fn advertise(mac: Option<Mac>, target: Ipv6Addr, solicited: bool, overrides: bool) -> Outcome {
         let adv = Advertisement { target, mac, solicited, overrides, router: true };
-        nd(&reply(|b| icmpv6::write_advertisement(b, PEER, Some(30), US, OUR6, &adv)).unwrap()).unwrap()
+        nd(&reply(|b| icmpv6::write_advertisement(b, PEER, Tags::one(Some(30)), US, OUR6, &adv)).unwrap())
+            .unwrap()
     }
 
     fn parse_reply(reply: Option<Reply>) -> (Frame, Ipv6Addr, Advertisement) {
@@ -237,9 +265,9 @@ mod tests {
     fn solicitations_for_our_address_are_answered() {
         for unicast in [None, Some(US)] {
             let Outcome { reply, heard: h, conflict } = solicit(PEER, PEER6, OUR6, unicast);
-            assert_eq!((h, conflict), (heard(PEER6, PEER, Learn::Request, true), false));
+            assert_eq!((h, conflict), (heard(PEER6, PEER, Learn::Request, true), None));
             let (frame, dst, adv) = parse_reply(reply);
-            assert_eq!((frame.dst, frame.src, frame.vlan, dst), (PEER, US, Some(30), PEER6));
+            assert_eq!((frame.dst, frame.src, frame.tags, dst), (PEER, US, Tags::one(Some(30)), PEER6));
             let expected = Advertisement {
                 target: OUR6,
                 mac: Some(US),
@@ -254,7 +282,7 @@ mod tests {
     #[test]
     fn duplicate_address_detection_is_told_and_counted() {
         let Outcome { reply, heard, conflict } = solicit(PEER, Ipv6Addr::UNSPECIFIED, OUR6, None);
-        assert!(conflict && heard.is_none());
+        assert_eq!((conflict, heard), (Outcome::contested(OUR6, PEER).conflict, None));
         let (frame, dst, adv) = parse_reply(reply);
         assert_eq!(
             (frame.dst.to_string().as_str(), dst, adv.solicited),
@@ -266,7 +294,7 @@ mod tests {
     fn solicitations_for_others_and_our_own_are_ignored() {
         assert_eq!(solicit(PEER, PEER6, OTHER6, None), Outcome::default());
         assert_eq!(solicit(US, OUR6, OTHER6, None), Outcome::default());
-        assert_eq!(solicit(PEER, OUR6, OTHER6, None), Outcome { conflict: true, ..Outcome::default() });
+        assert_eq!(solicit(PEER, OUR6, OTHER6, None), Outcome::contested(OUR6, PEER));
     }
 
     #[test]
@@ -286,12 +314,16 @@ mod tests {
                 "{mac:?} {solicited} {overrides}"
             );
         }
-        assert!(advertise(Some(PEER), OUR6, false, true).conflict);
+        for mac in [Some(PEER), None] {
+            assert_eq!(advertise(mac, OUR6, false, true), Outcome::contested(OUR6, PEER));
+        }
+        assert_eq!(advertise(Some(US), OUR6, false, true), Outcome::default());
     }
 
     #[test]
     fn invalid_messages_are_errors_and_other_messages_ignored() {
-        let mut bytes = reply(|b| icmpv6::write_solicitation(b, PEER, None, PEER6, OUR6, None)).unwrap();
+        let mut bytes =
+            reply(|b| icmpv6::write_solicitation(b, PEER, Tags::NONE, PEER6, OUR6, None)).unwrap();
         bytes[21] = 64;
         assert_eq!(nd(&bytes), Err(WireError::BadHopLimit));
         bytes[54] = 133;

@@ -1,7 +1,8 @@
 //! Next hops: who has which MAC address on which port.
 //!
 //! [`NeighborTable`] is a pure state machine for ARP (RFC 826) and neighbor discovery (RFC 4861) that leaves sending to its
-//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Time is given, in milliseconds that may wrap.
+//! owner; [`answer_arp`] and [`answer_nd`] say what becomes of a message. Own addresses are probed for before the forwarder
+//! begins ([`claim`]), then announced and defended ([`Announcer`]). Time is given, in milliseconds that may wrap.
 //! Nothing is allocated after [`NeighborTable::new`], and every call does a bounded amount of work.
 //!
 //! ```text
@@ -18,16 +19,20 @@
 //! entries that nobody holds are forgotten once they have aged.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod answer;
+pub mod claim;
 mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::io::PortIndex;
 use crate::wire::arp::{self, Arp};
-use crate::wire::{Mac, WireError, icmpv6};
+use crate::wire::eth::{HEADER, HEADER_MAX};
+use crate::wire::{Mac, Tags, WireError, icmpv6};
 
-pub use answer::{Heard, Outcome, Reply, answer_arp, answer_nd};
+pub use announce::{Announcement, Announcer, Contested};
+pub use answer::{Heard, Outcome, Reply, Rival, answer_arp, answer_nd};
 pub use table::{Neighbor, NeighborTable, State};
 
 /// Place of a next hop in the table, stable while it is held.
@@ -38,8 +43,8 @@ pub type AdjIndex = u16;
 pub struct PortL2 {
     /// MAC address.
     pub mac: Mac,
-    /// 802.1Q VLAN id, when tagged.
-    pub vlan: Option<u16>,
+    /// VLAN ids of its frames.
+    pub tags: Tags,
     /// Largest layer 3 packet, in bytes.
     pub mtu: u16,
     /// Own IPv4 addresses.
@@ -49,6 +54,11 @@ pub struct PortL2 {
 }
 
 impl PortL2 {
+    /// The port's own addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.ipv4.iter().copied().map(IpAddr::V4).chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
     /// Is it one of the port's own addresses?
     pub fn owns(&self, address: IpAddr) -> bool {
         match address {
@@ -62,9 +72,9 @@ impl PortL2 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(32))]
 pub struct Adjacency {
-    /// Ethernet header: destination, source, VLAN tag where the port has one, ethertype of the neighbor's family.
-    pub l2: [u8; 18],
-    /// Bytes of it: 14 or 18.
+    /// Ethernet header: destination, source, the port's VLAN tags with priority 0, ethertype of the neighbor's family.
+    pub l2: [u8; HEADER_MAX],
+    /// Bytes of it: 14, 18 or 22.
     pub l2_len: u8,
     /// Port the packet leaves by.
     pub port: PortIndex,
@@ -72,22 +82,19 @@ pub struct Adjacency {
     pub mtu: u16,
     /// False while the MAC address is not known: the packet has to wait or go.
     pub valid: bool,
-    /// Longest frame, in bytes, whose header of 14 bytes (first) or 18 this one may simply overwrite; 0 when it may not.
-    pub(crate) in_place: [u16; 2],
+    /// Longest frame, in bytes, whose header this one may simply overwrite when it has as many bytes; 0 when it may not.
+    pub(crate) limit: u16,
 }
 
 impl Adjacency {
     /// Leads nowhere.
     pub const NONE: Adjacency =
-        Adjacency { l2: [0; 18], l2_len: 14, port: 0, mtu: 0, valid: false, in_place: [0; 2] };
+        Adjacency { l2: [0; HEADER_MAX], l2_len: HEADER as u8, port: 0, mtu: 0, valid: false, limit: 0 };
 
     /// The same with a MAC address that is known, or no longer.
     fn with_valid(self, valid: bool) -> Adjacency {
-        let limit = |len: u8| {
-            let fits = valid && self.l2_len == len;
-            if fits { self.mtu.saturating_add(len.into()) } else { 0 }
-        };
-        Adjacency { valid, in_place: [limit(14), limit(18)], ..self }
+        let limit = if valid { self.mtu.saturating_add(self.l2_len.into()) } else { 0 };
+        Adjacency { valid, limit, ..self }
     }
 }
 
@@ -117,10 +124,10 @@ impl Solicit {
                 // RFC 1122 section 2.3.2.1 (2): a probe goes to the neighbor alone.
                 let dst = self.unicast.unwrap_or(Mac::BROADCAST);
                 let packet = Arp { op: arp::REQUEST, sha: port.mac, spa, tha: Mac::default(), tpa };
-                arp::write(buf, dst, port.vlan, &packet)
+                arp::write(buf, dst, port.tags, &packet)
             }
             (IpAddr::V6(src), IpAddr::V6(target)) => {
-                icmpv6::write_solicitation(buf, port.mac, port.vlan, src, target, self.unicast)
+                icmpv6::write_solicitation(buf, port.mac, port.tags, src, target, self.unicast)
             }
             _ => Err(WireError::BadAddress),
         }
@@ -174,7 +181,7 @@ mod tests {
     fn port() -> PortL2 {
         PortL2 {
             mac: Mac([2, 0, 0, 0, 0, 1]),
-            vlan: Some(30),
+            tags: Tags::one(Some(30)),
             mtu: 1500,
             ipv4: vec![Ipv4Addr::new(10, 0, 0, 1)],
             ipv6: vec!["fe80::1".parse().unwrap()],
@@ -196,7 +203,7 @@ mod tests {
             for (unicast, dst) in [(None, group.parse().unwrap()), (Some(peer), peer)] {
                 let len = Solicit { port: 0, target, unicast }.write(&mut buf, &port(), source).unwrap();
                 let frame = Frame::parse(&buf[..len]).unwrap();
-                assert_eq!((frame.dst, frame.src, frame.vlan), (dst, port().mac, Some(30)));
+                assert_eq!((frame.dst, frame.src, frame.tags), (dst, port().mac, port().tags));
                 let asked: IpAddr = match frame.ethertype {
                     eth::ETHERTYPE_ARP => Arp::parse(&buf[frame.l3..len]).unwrap().tpa.into(),
                     _ => {

@@ -245,7 +245,7 @@ impl NeighborTable {
         e.mac = mac;
         let Some(port) = self.ports.get(usize::from(e.port)) else { return };
         let ethertype = if e.address.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let header = eth::header(mac, port.mac, port.vlan, ethertype);
+        let header = eth::header(mac, port.mac, port.tags, ethertype);
         let adjacency = &mut self.adjacencies[usize::from(adj)];
         for (to, from) in adjacency.l2.iter_mut().zip(&header) {
             *to = *from;
@@ -395,6 +395,7 @@ fn can_be_neighbor(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Tags;
 
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
     const OTHER: Mac = Mac([2, 0, 0, 0, 0, 0x20]);
@@ -405,14 +406,14 @@ mod tests {
     }
 
     fn ports() -> [PortL2; 2] {
-        let port = |n: u8, vlan| PortL2 {
+        let port = |n: u8, tags| PortL2 {
             mac: Mac([2, 0, 0, 0, 0, n]),
-            vlan,
+            tags,
             mtu: 1500 + u16::from(n),
             ipv4: vec![[10, 0, 0, n].into()],
             ipv6: vec!["fe80::1".parse().unwrap()],
         };
-        [port(1, None), port(2, Some(30))]
+        [port(1, Tags::NONE), port(2, Tags { outer: Some(7), inner: Some(30) })]
     }
 
     /// A table and a clock that begins shortly before it wraps.
@@ -483,14 +484,14 @@ mod tests {
     #[test]
     fn an_answer_resolves_and_fills_the_header() {
         let mut t = Test::new(8);
-        for (port, address, len) in [(0, v4(9), 14), (1, "fe80::9".parse().unwrap(), 18)] {
+        for (port, address, len) in [(0, v4(9), 14), (1, "fe80::9".parse().unwrap(), 22)] {
             let adj = t.table.acquire(port, address, t.now).unwrap();
             let learned = t.table.learn(port, address, MAC, t.now, Learn::Solicited, false);
             assert_eq!(learned, Some(Learned { adj, resolved_now: true, changed: false }));
             let a = t.table.adjacency(adj);
             let l2 = &ports()[usize::from(port)];
             let ethertype = if address.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-            assert_eq!(a.l2[..len], eth::header(MAC, l2.mac, l2.vlan, ethertype)[..]);
+            assert_eq!(a.l2[..len], eth::header(MAC, l2.mac, l2.tags, ethertype)[..]);
             assert_eq!((usize::from(a.l2_len), a.port, a.mtu, a.valid), (len, port, l2.mtu, true));
             assert_eq!(t.table.wanted(adj, t.now), Wanted::Ready);
         }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::eth::{self, ETHERTYPE_ARP, Mac};
+use super::eth::{self, ETHERTYPE_ARP, Mac, Tags};
 use super::{WireError, first};
 
 /// Bytes of a packet.
@@ -64,10 +64,10 @@ impl Arp {
     }
 }
 
-/// Writes a whole frame from `packet.sha` to `dst` and returns its length, [`FRAME`]. `vlan` is the tag control
+/// Writes a whole frame from `packet.sha` to `dst` and returns its length, [`FRAME`]. `tags` are the tag control
 /// information. [`WireError::NoRoom`] when `buf` is smaller.
-pub fn write(buf: &mut [u8], dst: Mac, vlan: Option<u16>, packet: &Arp) -> Result<usize, WireError> {
-    eth::write(buf, &eth::header(dst, packet.sha, vlan, ETHERTYPE_ARP), &packet.to_bytes())
+pub fn write(buf: &mut [u8], dst: Mac, tags: Tags, packet: &Arp) -> Result<usize, WireError> {
+    eth::write(buf, &eth::header(dst, packet.sha, tags, ETHERTYPE_ARP), &packet.to_bytes())
 }
 
 #[cfg(test)]
@@ -84,16 +84,16 @@ mod tests {
 
     #[test]
     fn frames_parse_back() {
-        for vlan in [None, Some(100)] {
+        for tags in [Tags::NONE, Tags::one(Some(100)), Tags { outer: Some(7), inner: Some(100) }] {
             let mut buf = [0xee; 64];
-            assert_eq!(write(&mut buf, Mac::BROADCAST, vlan, &PACKET), Ok(FRAME));
+            assert_eq!(write(&mut buf, Mac::BROADCAST, tags, &PACKET), Ok(FRAME));
             let frame = eth::Frame::parse(&buf).unwrap();
-            assert_eq!((frame.dst, frame.src, frame.vlan), (Mac::BROADCAST, PACKET.sha, vlan));
+            assert_eq!((frame.dst, frame.src, frame.tags), (Mac::BROADCAST, PACKET.sha, tags));
             assert_eq!(frame.ethertype, ETHERTYPE_ARP);
             assert_eq!(Arp::parse(&buf[frame.l3..]), Ok(PACKET));
             assert!(buf[frame.l3 + LEN..FRAME].iter().all(|b| *b == 0), "padding leaks nothing");
         }
-        assert_eq!(write(&mut [0; 59], Mac::BROADCAST, None, &PACKET), Err(WireError::NoRoom));
+        assert_eq!(write(&mut [0; 59], Mac::BROADCAST, Tags::NONE, &PACKET), Err(WireError::NoRoom));
     }
 
     #[test]

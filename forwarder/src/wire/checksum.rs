@@ -104,8 +104,8 @@ impl Delta {
     /// What an IPv4 header's checksum sees of a TTL that becomes one less. The TTL is the first byte of its word.
     pub const TTL_DECREMENT: Delta = Delta(u16::from_ne_bytes([0x01, 0x00]));
 
-    /// Also `old` becomes `new`. Both begin at an even offset of what the checksum covers and have the same even length;
-    /// addresses and ports do.
+    /// Also `old` becomes `new`. Both begin at an even offset of what the checksum covers and have even lengths; addresses and
+    /// ports do.
     pub fn replace(self, old: &[u8], new: &[u8]) -> Delta {
         self.and(Delta::of(u64::from(sum(old).fold()) + u64::from(!sum(new).fold())))
     }

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use arrayvec::ArrayVec;
 
-use super::eth::{self, ETHERTYPE_IPV6, HEADER_MAX, Mac};
+use super::eth::{self, ETHERTYPE_IPV6, HEADER_MAX, Mac, Tags};
 use super::icmp;
 use super::ipv6::{self, Ipv6};
 use super::{PROTO_ICMPV6, Sum, WireError, checksum, first};
@@ -13,7 +13,7 @@ use super::{PROTO_ICMPV6, Sum, WireError, checksum, first};
 pub const HEADER: usize = 8;
 /// Where the checksum lies in the header.
 pub const CHECKSUM: usize = 2;
-/// Longest frame that this module writes: VLAN tag, IPv6 header, message, one option.
+/// Longest frame that this module writes: VLAN tags, IPv6 header, message, one option.
 pub const FRAME_MAX: usize = HEADER_MAX + ipv6::HEADER + MESSAGE + OPTION;
 
 /// Destination unreachable; an error.
@@ -233,12 +233,12 @@ fn link_layer(mut options: &[u8], kind: u8) -> Result<Option<Mac>, WireError> {
 
 /// Writes a whole solicitation frame for `target` from `src` at `mac` and returns its length, at most [`FRAME_MAX`].
 ///
-/// It goes to the solicited-node group, or to `unicast` alone to probe a neighbor known before. `vlan` is the tag control
+/// It goes to the solicited-node group, or to `unicast` alone to probe a neighbor known before. `tags` are the tag control
 /// information. [`WireError::NoRoom`] when `buf` is too small.
 pub fn write_solicitation(
     buf: &mut [u8],
     mac: Mac,
-    vlan: Option<u16>,
+    tags: Tags,
     src: Ipv6Addr,
     target: Ipv6Addr,
     unicast: Option<Mac>,
@@ -249,18 +249,18 @@ pub fn write_solicitation(
     };
     // RFC 4861 section 4.3: no source link-layer address when the source is unspecified.
     let option = (!src.is_unspecified()).then_some((SOURCE_LINK_LAYER, mac));
-    let frame = eth::header(dst_mac, mac, vlan, ETHERTYPE_IPV6);
+    let frame = eth::header(dst_mac, mac, tags, ETHERTYPE_IPV6);
     write_message(buf, &frame, src, dst, [SOLICITATION, 0], target, option)
 }
 
 /// Writes a whole advertisement frame of `adv.target`, which is also its source address, to `dst` at `dst_mac`, and
 /// returns its length, at most [`FRAME_MAX`].
 ///
-/// `mac` is the sender's own; `vlan` the tag control information. [`WireError::NoRoom`] when `buf` is too small.
+/// `mac` is the sender's own; `tags` the tag control information. [`WireError::NoRoom`] when `buf` is too small.
 pub fn write_advertisement(
     buf: &mut [u8],
     mac: Mac,
-    vlan: Option<u16>,
+    tags: Tags,
     dst_mac: Mac,
     dst: Ipv6Addr,
     adv: &Advertisement,
@@ -268,7 +268,7 @@ pub fn write_advertisement(
     let bit = |set, bit| if set { bit } else { 0 };
     let flags = bit(adv.router, ROUTER) | bit(adv.solicited, SOLICITED) | bit(adv.overrides, OVERRIDE);
     let option = adv.mac.map(|mac| (TARGET_LINK_LAYER, mac));
-    let frame = eth::header(dst_mac, mac, vlan, ETHERTYPE_IPV6);
+    let frame = eth::header(dst_mac, mac, tags, ETHERTYPE_IPV6);
     write_message(buf, &frame, adv.target, dst, [ADVERTISEMENT, flags], adv.target, option)
 }
 
@@ -308,9 +308,9 @@ mod tests {
     const US: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0x12, 0x3456);
     const PEER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xab, 0xcdef);
 
-    fn solicitation(vlan: Option<u16>, unicast: Option<Mac>) -> (Frame, Vec<u8>) {
+    fn solicitation(tags: Tags, unicast: Option<Mac>) -> (Frame, Vec<u8>) {
         let mut buf = [0; FRAME_MAX];
-        let len = write_solicitation(&mut buf, OUR_MAC, vlan, US, PEER, unicast).unwrap();
+        let len = write_solicitation(&mut buf, OUR_MAC, tags, US, PEER, unicast).unwrap();
         let frame = Frame::parse(&buf).unwrap();
         (frame, buf[frame.l3..len].to_vec())
     }
@@ -324,18 +324,18 @@ mod tests {
 
     #[test]
     fn solicitations_parse_back() {
-        for vlan in [None, Some(7)] {
-            let (frame, packet) = solicitation(vlan, None);
+        for tags in [Tags::NONE, Tags::one(Some(7)), Tags { outer: Some(9), inner: Some(7) }] {
+            let (frame, packet) = solicitation(tags, None);
             assert_eq!(
-                (frame.dst.to_string().as_str(), frame.src, frame.vlan),
-                ("33:33:ff:ab:cd:ef", OUR_MAC, vlan)
+                (frame.dst.to_string().as_str(), frame.src, frame.tags),
+                ("33:33:ff:ab:cd:ef", OUR_MAC, tags)
             );
             let ip = Ipv6::parse(&packet, packet.len()).unwrap();
             assert_eq!(ip.dst(), "ff02::1:ffab:cdef".parse::<Ipv6Addr>().unwrap());
             assert_eq!(Solicitation::parse(&ip), Ok(Solicitation { target: PEER, mac: Some(OUR_MAC) }));
             assert_eq!(Advertisement::parse(&ip), Err(WireError::BadCode));
         }
-        let (frame, packet) = solicitation(None, Some(PEER_MAC));
+        let (frame, packet) = solicitation(Tags::NONE, Some(PEER_MAC));
         assert_eq!(frame.dst, PEER_MAC);
         assert_eq!(Ipv6::parse(&packet, packet.len()).unwrap().dst(), PEER);
     }
@@ -345,29 +345,28 @@ mod tests {
         let adv =
             Advertisement { target: US, mac: Some(OUR_MAC), solicited: true, overrides: true, router: false };
         let mut buf = [0; FRAME_MAX];
-        let len = write_advertisement(&mut buf, OUR_MAC, Some(5), PEER_MAC, PEER, &adv).unwrap();
+        let tags = Tags { outer: Some(5), inner: Some(5) };
+        let len = write_advertisement(&mut buf, OUR_MAC, tags, PEER_MAC, PEER, &adv).unwrap();
         assert_eq!(len, FRAME_MAX);
         let frame = Frame::parse(&buf).unwrap();
         let ip = Ipv6::parse(&buf[frame.l3..len], len - frame.l3).unwrap();
         assert_eq!((ip.src(), ip.dst(), Advertisement::parse(&ip)), (US, PEER, Ok(adv)));
         let short = &mut buf[..FRAME_MAX - 1];
-        assert_eq!(
-            write_advertisement(short, OUR_MAC, Some(5), PEER_MAC, PEER, &adv),
-            Err(WireError::NoRoom)
-        );
+        assert_eq!(write_advertisement(short, OUR_MAC, tags, PEER_MAC, PEER, &adv), Err(WireError::NoRoom));
     }
 
     #[test]
     fn duplicate_address_detection_gives_no_source_mac() {
         let mut buf = [0; FRAME_MAX];
-        let len = write_solicitation(&mut buf, OUR_MAC, None, Ipv6Addr::UNSPECIFIED, PEER, None).unwrap();
+        let len =
+            write_solicitation(&mut buf, OUR_MAC, Tags::NONE, Ipv6Addr::UNSPECIFIED, PEER, None).unwrap();
         let ip = Ipv6::parse(&buf[14..len], len - 14).unwrap();
         assert_eq!(Solicitation::parse(&ip), Ok(Solicitation { target: PEER, mac: None }));
     }
 
     #[test]
     fn each_check_of_rfc4861_refuses() {
-        let (_, good) = solicitation(None, None);
+        let (_, good) = solicitation(Tags::NONE, None);
         type Change = fn(&mut Vec<u8>);
         let cases: [(&str, Change, WireError); 9] = [
             ("hop limit", |p| p[7] = 254, WireError::BadHopLimit),
@@ -412,8 +411,8 @@ mod tests {
         let adv = Advertisement { target: US, mac: None, solicited: true, overrides: false, router: true };
         let group = "ff02::1".parse().unwrap();
         let mut buf = [0; FRAME_MAX];
-        let len =
-            write_advertisement(&mut buf, OUR_MAC, None, Mac::ipv6_multicast(group), group, &adv).unwrap();
+        let len = write_advertisement(&mut buf, OUR_MAC, Tags::NONE, Mac::ipv6_multicast(group), group, &adv)
+            .unwrap();
         let ip = Ipv6::parse(&buf[14..len], len - 14).unwrap();
         assert_eq!(Advertisement::parse(&ip), Err(WireError::BadAddress));
     }

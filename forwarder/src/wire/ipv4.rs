@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
+
 use super::{Sum, WireError, checksum, clamp, first, first_mut};
 
 /// Bytes of a header without options.
@@ -245,6 +247,29 @@ impl<'a> Ipv4Mut<'a> {
         let sum = checksum::sum(self.bytes).finish();
         self.set_checksum(sum);
     }
+}
+
+/// The options that every fragment has, not the first alone (RFC 791 section 3.1, the copied flag), filled up to whole words.
+pub fn copied_options(mut options: &[u8]) -> ArrayVec<u8, 40> {
+    const COPIED: u8 = 0x80;
+    let mut copied = ArrayVec::new();
+    loop {
+        options = match options {
+            [1, rest @ ..] => rest,
+            [kind, len, ..] if *kind > 1 && *len > 1 => {
+                let (option, rest) = options.split_at(usize::from(*len).min(options.len()));
+                if kind & COPIED != 0 {
+                    let _ = copied.try_extend_from_slice(option);
+                }
+                rest
+            }
+            _ => break,
+        };
+    }
+    while !copied.len().is_multiple_of(4) {
+        copied.push(0);
+    }
+    copied
 }
 
 /// The bytes of a header without options, checksum computed. `payload_len` in bytes, at most 65,515.

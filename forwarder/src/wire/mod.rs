@@ -20,7 +20,7 @@ pub mod tcp;
 pub mod udp;
 
 pub use checksum::{Delta, Sum};
-pub use eth::{Frame, Mac};
+pub use eth::{Frame, Mac, Tags};
 
 /// Protocol number of ICMP (IPv4).
 pub const PROTO_ICMP: u8 = 1;
@@ -40,8 +40,8 @@ pub enum WireError {
     /// The output buffer cannot hold the frame.
     #[error("the buffer is too small for the frame")]
     NoRoom,
-    /// A service tag (802.1ad) or more than one VLAN tag.
-    #[error("the frame has more than one VLAN tag or an 802.1ad tag")]
+    /// More VLAN tags than an 802.1Q tag behind a service tag (802.1ad), or another order of them.
+    #[error("the frame has more VLAN tags than one 802.1ad and one 802.1Q tag, or in another order")]
     StackedVlan,
     /// The IP version is not what the ethertype promised.
     #[error("the IP version differs from the ethertype")]

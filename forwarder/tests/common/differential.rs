@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use forwarder::engine::DropReason;
+use forwarder::flow::Tuple;
+use forwarder::flow::table::Endpoints;
 
 use super::packet::internet_checksum;
-use super::reference::{Model, Rewritten, Verdict};
+use super::reference::{Arrived, MTUS, Model, Rewritten, Verdict};
 use super::{Conn, Rig};
 use forwarder::api::FlowSpec;
 
@@ -19,6 +21,14 @@ const LOCAL: [DropReason; 6] = [
     DropReason::IcmpRateLimited,
 ];
 
+/// Milliseconds after which the relay has forgotten every datagram (15 s), and given up what waited (100 ms).
+const FORGET: u64 = 15_200;
+/// Fragments until they are forgotten: so few that the relay has room for all of their datagrams, whatever its hash.
+const FRAGMENTS: usize = 40;
+
+/// What was sent by each port.
+type Sent = [VecDeque<Vec<u8>>; 4];
+
 pub struct Differential {
     pub rig: Rig,
     pub model: Model,
@@ -28,7 +38,14 @@ pub struct Differential {
     pub relayed_bytes: u64,
     pub dropped: u64,
     pub opened: u64,
+    /// Packets whose senders were told that they go no further; ICMP errors passed on; packets cut in pieces; fragments passed.
+    pub told: u64,
+    pub errors: u64,
+    pub cut: u64,
+    pub pieces: u64,
     pub reasons: BTreeSet<&'static str>,
+    /// Fragments that waited in vain.
+    given_up: u64,
 }
 
 impl Differential {
@@ -36,8 +53,23 @@ impl Differential {
     pub fn new(rig: Rig, flows: Vec<FlowSpec>, conns: &[Conn]) -> Self {
         let model = Model::new(flows, conns);
         let (relayed, relayed_bytes, dropped, opened) = (0, 0, 0, 0);
+        let (told, errors, cut, pieces) = (0, 0, 0, 0);
         let (context, reasons) = (String::new(), BTreeSet::new());
-        Self { rig, model, context, relayed, relayed_bytes, dropped, opened, reasons }
+        Self {
+            rig,
+            model,
+            context,
+            relayed,
+            relayed_bytes,
+            dropped,
+            opened,
+            told,
+            errors,
+            cut,
+            pieces,
+            reasons,
+            given_up: 0,
+        }
     }
 
     /// Frames arrive at one port at once; what comes out is what the reference says, in its order, and nothing else.
@@ -58,7 +90,23 @@ impl Differential {
         std::array::from_fn(|i| counters.queues[usize::from(port)].dropped(DropReason::ALL[i]))
     }
 
+    /// So much time passes that all datagrams are forgotten: what waits is given up, and nothing else.
+    #[track_caller]
+    pub fn settle(&mut self) {
+        let timeout = |rig: &Rig| rig.drops().get("fragment_timeout").copied().unwrap_or(0);
+        self.rig.advance(FORGET);
+        self.given_up += self.model.forget_datagrams() as u64;
+        assert_eq!(timeout(&self.rig), self.given_up, "{}waited in vain", self.context);
+        assert_eq!(self.rig.ios[0].available(), self.rig.buffers, "{}buffers are missing", self.context);
+        if self.given_up > 0 {
+            self.reasons.insert(DropReason::FragmentTimeout.name());
+        }
+    }
+
     fn burst(&mut self, port: u8, frames: &[Vec<u8>]) -> Result<(), String> {
+        if self.model.fragments >= FRAGMENTS {
+            self.settle();
+        }
         // So little that nothing expires.
         self.rig.clock.advance(1);
         let before = self.drops(port);
@@ -66,39 +114,31 @@ impl Differential {
             self.rig.inject_at(0, port, frame);
         }
         while self.rig.workers[0].turn() > 0 {}
-        let mut sent: Vec<VecDeque<Vec<u8>>> = (0..4).map(|p| self.rig.take(p).into()).collect();
+        let mut sent: Sent = std::array::from_fn(|p| self.rig.take(p as u8).into());
         let mut expected = [0; DropReason::COUNT];
         let mut unanswered = 0;
         for frame in frames {
             match self.model.judge(port, frame) {
-                Verdict::Drop(reason) => {
-                    expected[reason as usize] += 1;
-                    self.dropped += 1;
-                    self.reasons.insert(reason.name());
-                    if reason == DropReason::TooBig {
-                        self.model.too_big(port, frame);
-                    }
-                }
                 Verdict::Local => {
                     let answers = &mut sent[usize::from(port)];
                     if answers.pop_front_if(|answer| is_local_answer(answer)).is_none() {
                         unanswered += 1;
                     }
                 }
-                Verdict::Relay(out, expected) => {
-                    self.relayed(port, frame, &expected, sent[usize::from(out)].pop_front())?;
-                }
                 Verdict::Opens(n, out) => {
-                    self.opened += 1;
-                    let got = sent[usize::from(out)].pop_front();
-                    let first = got.as_deref().unwrap_or_default();
-                    self.model
-                        .opened(n, port, frame, out, first)
-                        .map_err(|e| format!("{port} {frame:02x?} opens a connection, but {e}"))?;
-                    let Verdict::Relay(_, expected) = self.model.judge(port, frame) else {
+                    self.opens(port, frame, (n, out), &sent)?;
+                    let verdict = self.model.judge(port, frame);
+                    if !matches!(verdict, Verdict::Relay(..) | Verdict::Cut(..)) {
                         return Err(format!("{port} {frame:02x?} opens a connection it is not of"));
-                    };
-                    self.relayed(port, frame, &expected, got)?;
+                    }
+                    self.comes_out(port, frame, verdict, &mut sent, &mut expected)?;
+                }
+                Verdict::Piece(opens) => self.piece(port, frame, opens, &mut sent, &mut expected)?,
+                verdict => {
+                    if verdict.reason() == Some(DropReason::TooBig) {
+                        self.opens_unseen(port, frame)?;
+                    }
+                    self.comes_out(port, frame, verdict, &mut sent, &mut expected)?;
                 }
             }
         }
@@ -110,6 +150,10 @@ impl Differential {
                 let (counted, expected) = (now[i] - before[i], expected[i]);
                 let local = if LOCAL.contains(reason) { counted.saturating_sub(expected) } else { 0 };
                 unanswered -= local.min(unanswered);
+                if *reason == DropReason::FragmentTimeout {
+                    // Some time after a datagram is doomed: `settle` counts them.
+                    return None;
+                }
                 let differ = counted - local != expected;
                 differ.then(|| format!("{reason}: {counted}, expected {expected}"))
             })
@@ -121,26 +165,122 @@ impl Differential {
         if !left.is_empty() {
             return Err(format!("port {port}, in {frames:02x?}\nsent {left:02x?} beyond what is right"));
         }
-        if self.rig.ios[0].available() != self.rig.buffers {
+        if self.rig.ios[0].available() + self.model.waiting < self.rig.buffers {
             return Err(format!("port {port}, in {frames:02x?}\nbuffers are missing"));
         }
         Ok(())
     }
 
-    fn relayed(
+    /// What has to come of a frame by itself has come of it.
+    fn comes_out(
         &mut self,
         port: u8,
         frame: &[u8],
-        expected: &Rewritten,
-        got: Option<Vec<u8>>,
+        verdict: Verdict,
+        sent: &mut Sent,
+        expected: &mut [u64; DropReason::COUNT],
     ) -> Result<(), String> {
+        if let Some(reason) = verdict.reason() {
+            expected[reason as usize] += 1;
+            self.dropped += 1;
+            self.reasons.insert(reason.name());
+        }
+        match verdict {
+            Verdict::Told(_, answer) => {
+                let told = sent[usize::from(port)].pop_front_if(|sent| *sent == answer);
+                self.told += u64::from(told.is_some());
+            }
+            Verdict::Relay(out, right) => {
+                self.count(frame);
+                is(port, frame, &right, sent[usize::from(out)].pop_front())?;
+            }
+            Verdict::Error(out, right) => {
+                self.errors += 1;
+                is(port, frame, &right, sent[usize::from(out)].pop_front())?;
+            }
+            Verdict::Cut(out, right) => {
+                self.count(frame);
+                self.cut += 1;
+                let id = right
+                    .cut(&mut sent[usize::from(out)], MTUS[usize::from(out)])
+                    .map_err(|e| format!("port {port}, in {frame:02x?}: {e}"))?;
+                self.model.cut(port, frame, id)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, frame: &[u8]) {
         self.relayed += 1;
         self.relayed_bytes += frame.len() as u64;
-        if got.as_ref().is_some_and(|got| expected.equals(got)) {
-            return Ok(());
-        }
-        Err(format!("port {port}, in {frame:02x?}\nsent     {got:02x?}\nexpected {expected:02x?}"))
     }
+
+    fn opens(&mut self, port: u8, frame: &[u8], (n, out): (usize, u8), sent: &Sent) -> Result<(), String> {
+        self.opened += 1;
+        let first = sent[usize::from(out)].front().map(Vec::as_slice).unwrap_or_default();
+        self.model
+            .opened(n, port, frame, out, first)
+            .map_err(|e| format!("{port} {frame:02x?} opens a connection, but {e}"))
+    }
+
+    /// A first packet was dropped on its way out, after it had opened its connection. Nobody has seen its source: the forwarder says.
+    fn opens_unseen(&mut self, port: u8, frame: &[u8]) -> Result<(), String> {
+        let Some((proto, src, dst)) = self.model.newcomer(port, frame) else { return Ok(()) };
+        self.opened += 1;
+        let key = Tuple { port, proto, src, dst }.key().unwrap();
+        let Some((row, _)) = self.rig.workers[0].engine().probe(&key) else {
+            return Err(format!("{port} {frame:02x?} opens no connection"));
+        };
+        let Endpoints { source, target, arrives: [_, out], .. } = row.endpoints;
+        self.model.add(Conn { proto, client: src, listen: dst, source, target, port, out });
+        Ok(())
+    }
+
+    /// A fragment, and what waited for it.
+    fn piece(
+        &mut self,
+        port: u8,
+        frame: &[u8],
+        opens: Option<(usize, u8)>,
+        sent: &mut Sent,
+        expected: &mut [u64; DropReason::COUNT],
+    ) -> Result<(), String> {
+        let passed = match self.model.arrive(port, frame, opens) {
+            Arrived::Waits => return Ok(()),
+            Arrived::Refused(reason) => {
+                if opens.is_some() {
+                    self.opens_unseen(port, frame)?;
+                }
+                return self.comes_out(port, frame, Verdict::Drop(reason), sent, expected);
+            }
+            Arrived::Passes(passed) => passed,
+        };
+        for (n, frame) in passed.iter().enumerate() {
+            if let Some(opens) = opens.filter(|_| n == 0) {
+                if self.model.too_big(port, frame) {
+                    self.opens_unseen(port, frame)?;
+                } else {
+                    self.opens(port, frame, opens, sent)?;
+                }
+            }
+            let next = sent[usize::from(self.model.way_out(port, frame))].front();
+            let verdict = self
+                .model
+                .follow(port, frame, next)
+                .map_err(|e| format!("port {port}, in {frame:02x?}: {e}; next {next:02x?}"))?;
+            self.pieces += u64::from(verdict.reason().is_none());
+            self.comes_out(port, frame, verdict, sent, expected)?;
+        }
+        Ok(())
+    }
+}
+
+fn is(port: u8, frame: &[u8], right: &Rewritten, got: Option<Vec<u8>>) -> Result<(), String> {
+    if got.as_ref().is_some_and(|got| right.equals(got)) {
+        return Ok(());
+    }
+    Err(format!("port {port}, in {frame:02x?}\nsent     {got:02x?}\nexpected {right:02x?}"))
 }
 
 /// ARP replies, neighbor advertisements and echo replies, with right checksums.

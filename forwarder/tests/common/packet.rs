@@ -287,6 +287,100 @@ pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
+fn l3_of(frame: &[u8]) -> usize {
+    if frame[12..14] == [0x81, 0] { 18 } else { 14 }
+}
+
+/// Cuts a frame's IP packet into fragments where its payload is at `cuts`, multiples of 8 (RFC 791 section 3.2, RFC 8200 section
+/// 4.5). Extension headers are part of what is cut. Each IPv4 fragment has all options.
+pub fn fragments(frame: &[u8], cuts: &[usize], id: u32) -> Vec<Vec<u8>> {
+    let l3 = l3_of(frame);
+    let v6 = frame[l3] >> 4 == 6;
+    let header = if v6 { 40 } else { usize::from(frame[l3] & 15) * 4 };
+    let payload = &frame[l3 + header..];
+    let starts = [&[0], cuts].concat();
+    let ends = [cuts, &[payload.len()]].concat();
+    let piece = |(start, end): (&usize, &usize)| {
+        let more = *end < payload.len();
+        let mut f = frame[..l3 + header].to_vec();
+        if v6 {
+            let place = (*start as u16 | u16::from(more)).to_be_bytes();
+            f.extend([&[f[l3 + 6], 0], &place[..], &id.to_be_bytes()].concat());
+            f[l3 + 6] = 44;
+            f[l3 + 4..l3 + 6].copy_from_slice(&((8 + end - start) as u16).to_be_bytes());
+        } else {
+            let place = ((*start / 8) as u16 | u16::from(more) << 13).to_be_bytes();
+            f[l3 + 2..l3 + 4].copy_from_slice(&((header + end - start) as u16).to_be_bytes());
+            f[l3 + 4..l3 + 8].copy_from_slice(&[&(id as u16).to_be_bytes()[..], &place].concat());
+            fix_ip4(&mut f, l3);
+        }
+        f.extend(&payload[*start..*end]);
+        f
+    };
+    starts.iter().zip(&ends).map(piece).collect()
+}
+
+/// Puts an extension header in front of what follows the IPv6 header; the first byte of `header` is filled in.
+pub fn extend(frame: &[u8], kind: u8, header: &[u8]) -> Vec<u8> {
+    let l3 = l3_of(frame);
+    let mut f = frame.to_vec();
+    f.splice(l3 + 40..l3 + 40, header.iter().copied());
+    (f[l3 + 40], f[l3 + 6]) = (frame[l3 + 6], kind);
+    let len = usize::from(f[l3 + 4]) << 8 | usize::from(f[l3 + 5]);
+    f[l3 + 4..l3 + 6].copy_from_slice(&((len + header.len()) as u16).to_be_bytes());
+    f
+}
+
+/// The IP packet of a TCP or UDP frame with its ends swapped: its checksums stay right.
+pub fn swapped(frame: &[u8]) -> Vec<u8> {
+    let mut ip = frame[l3_of(frame)..].to_vec();
+    let (addresses, n, l4) = if ip[0] >> 4 == 6 { (8, 16, 40) } else { (12, 4, usize::from(ip[0] & 15) * 4) };
+    let swap = |ip: &mut [u8], at: usize, n: usize| ip[at..at + 2 * n].rotate_left(n);
+    swap(&mut ip, addresses, n);
+    swap(&mut ip, l4, 2);
+    ip
+}
+
+/// An ICMP or ICMPv6 message, checksums right, as the host `src` on the link of `port`, or a router there, sends it.
+/// `head` is type, code and the four bytes behind the checksum.
+pub fn icmp(port: u8, src: IpAddr, dst: IpAddr, head: [u8; 6], body: &[u8]) -> Vec<u8> {
+    icmp_frame((gw_mac(port), host_mac(src)), port, src, dst, (61, 0), head, body)
+}
+
+/// The same with MAC addresses, TTL and identification of its own.
+pub fn icmp_frame(
+    (to, from): ([u8; 6], [u8; 6]),
+    port: u8,
+    src: IpAddr,
+    dst: IpAddr,
+    (ttl, tos): (u8, u8),
+    head: [u8; 6],
+    body: &[u8],
+) -> Vec<u8> {
+    let mut message = [&head[..2], &[0, 0], &head[2..], body].concat();
+    let len = message.len() as u16;
+    let (v6, src, dst) = match (src, dst) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => (false, s.octets().to_vec(), d.octets().to_vec()),
+        (IpAddr::V6(s), IpAddr::V6(d)) => (true, s.octets().to_vec(), d.octets().to_vec()),
+        _ => unreachable!("one family"),
+    };
+    let pseudo = [&src[..], &dst, &u32::from(len).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let sum = internet_checksum(&[if v6 { &pseudo } else { &[] }, &message]);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut f = ethernet(to, from, VLANS[usize::from(port)], if v6 { 0x86dd } else { 0x0800 });
+    let l3 = f.len();
+    if v6 {
+        f.extend([&[0x60 | tos >> 4, tos << 4, 0, 0][..], &len.to_be_bytes(), &[58, ttl]].concat());
+        f.extend([src, dst].concat());
+    } else {
+        f.extend([&[0x45, tos][..], &(20 + len).to_be_bytes(), &[0, 0, 0x40, 0, ttl, 1, 0, 0]].concat());
+        f.extend([src, dst].concat());
+        fix_ip4(&mut f, l3);
+    }
+    f.extend(message);
+    f
+}
+
 fn ethernet(dst: [u8; 6], src: [u8; 6], vlan: Option<u16>, ethertype: u16) -> Vec<u8> {
     let mut f = [dst, src].concat();
     if let Some(id) = vlan {

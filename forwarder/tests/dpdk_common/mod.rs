@@ -6,6 +6,7 @@ use std::sync::Arc;
 use forwarder::config::Device;
 use forwarder::dpdk::{Eal, EalOptions, Mbuf, Mempool, PortSettings, data_room_for};
 use forwarder::io::PacketBuf;
+use forwarder::wire::Tags;
 
 pub(crate) fn options() -> EalOptions {
     let main_core = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))
@@ -33,7 +34,7 @@ pub(crate) fn settings(device: Device) -> PortSettings {
         rx_descriptors: 256,
         tx_descriptors: 256,
         multicast: Vec::new(),
-        vlan: None,
+        tags: vec![Tags::NONE],
         one_pool: true,
         steer: None,
     }

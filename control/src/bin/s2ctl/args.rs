@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forwarder::api::{self, FlowSpec, Proto, Request, lease};
+use forwarder::api::{self, FlowSpec, MssClamp, Proto, Request, lease};
 use ipnet::IpNet;
 
 const EXIT_CODES: &str = "\
@@ -129,6 +129,12 @@ pub(crate) struct Spec {
     /// Most connections at once
     #[arg(long, value_name = "N")]
     max_conns: Option<u32>,
+    /// Largest TCP segment the ends may announce, in bytes, or auto: what fits the MTUs of both ports
+    #[arg(long, value_name = "BYTES|auto")]
+    mss_clamp: Option<MssClamp>,
+    /// Let clients open the listen address from behind other ports, too
+    #[arg(long)]
+    hairpin: bool,
     /// How long the flow lives without renewal, such as 1h or 90s
     #[arg(long, value_name = "TIME", value_parser = lease::parse)]
     lease: Option<u64>,
@@ -170,8 +176,8 @@ impl From<ProtoArg> for Proto {
 
 impl From<Spec> for FlowSpec {
     fn from(spec: Spec) -> FlowSpec {
-        let Spec { name, proto, listen, target, from, max_conns, lease } = spec;
-        FlowSpec { name, proto: proto.into(), listen, target, from, max_conns, lease }
+        let Spec { name, proto, listen, target, from, max_conns, mss_clamp, hairpin, lease } = spec;
+        FlowSpec { name, proto: proto.into(), listen, target, from, max_conns, mss_clamp, hairpin, lease }
     }
 }
 

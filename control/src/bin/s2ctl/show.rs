@@ -104,6 +104,8 @@ fn one_flow(flow: &FlowInfo) -> String {
         ("origin", if flow.configured { "configuration" } else { "control socket" }.to_owned()),
         ("connections", flow.connections.to_string()),
         ("most connections", or_dash(&spec.max_conns)),
+        ("segment size at most", or_dash(&spec.mss_clamp)),
+        ("hairpin", if spec.hairpin { "yes" } else { "no" }.to_owned()),
         ("admitted", flow.admitted.to_string()),
         ("refused", flow.refused.to_string()),
         ("to target", count(flow.to_target)),
@@ -193,6 +195,7 @@ fn all_ports(ports: &[PortInfo]) -> String {
         "MAC",
         "ADDRESSES",
         ">MTU",
+        ">OUTER VLAN",
         ">VLAN",
         "LINK",
         ">QUEUES",
@@ -216,6 +219,7 @@ fn all_ports(ports: &[PortInfo]) -> String {
             p.mac.clone(),
             list(&p.addresses),
             p.mtu.to_string(),
+            or_dash(&p.outer_vlan),
             or_dash(&p.vlan),
             link,
             p.queues.to_string(),
@@ -236,7 +240,27 @@ fn all_ports(ports: &[PortInfo]) -> String {
             neighbors.row([p.name.clone(), n.address.to_string(), or_dash(&n.mac), n.state.clone()]);
         }
     }
-    if any { format!("{table}\n{neighbors}") } else { table.to_string() }
+    let mut conflicts = Table::new(&["PORT", "OUR ADDRESS", "CLAIMED BY", ">TIMES", ">LAST"]);
+    let mut contested = false;
+    for p in ports {
+        for c in &p.conflicts {
+            contested = true;
+            conflicts.row([
+                p.name.clone(),
+                c.address.to_string(),
+                c.mac.clone(),
+                c.times.to_string(),
+                format!("{} s ago", c.ago),
+            ]);
+        }
+    }
+    let mut text = table.to_string();
+    for (shown, table) in [(any, neighbors), (contested, conflicts)] {
+        if shown {
+            text = format!("{text}\n{table}");
+        }
+    }
+    text
 }
 
 fn explained(e: &Explanation) -> String {

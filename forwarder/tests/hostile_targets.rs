@@ -1,0 +1,137 @@
+//! The fuzz targets of `forwarder/fuzz` over the inputs that a fuzzer begins with, and over what few mutations make of them, so
+//! that the targets hold in every test run. What a fuzzer found is a fixture here.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+mod hostile;
+
+use std::collections::BTreeSet;
+
+use common::packet::{Packet, gw_mac};
+use common::{LAN, SMALL, WAN};
+use hostile::engine::{self, Bench, flows};
+use hostile::{TARGETS, Target};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Runs a target; a panic tells the input.
+fn run(target: &Target, input: &[u8]) {
+    struct Tell<'a>(&'a str, &'a [u8]);
+    impl Drop for Tell<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("target {} with {:?}", self.0, self.1);
+            }
+        }
+    }
+    let _tell = Tell(target.name, input);
+    (target.run)(input);
+}
+
+#[test]
+fn every_target_holds_for_its_seeds() {
+    for target in TARGETS {
+        let seeds = (target.seeds)();
+        assert!(!seeds.is_empty(), "{} has nothing to begin with", target.name);
+        (target.run)(b"");
+        for seed in seeds {
+            run(target, &seed);
+        }
+    }
+}
+
+#[test]
+fn every_target_holds_for_seeds_changed_and_cut() {
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    for target in TARGETS {
+        let seeds = (target.seeds)();
+        let rounds = if target.name == "engine" { 150 } else { 3000 };
+        for _ in 0..rounds {
+            let mut pick = |n: usize| random.next_u32() as usize % n.max(1);
+            let mut input = seeds[pick(seeds.len())].clone();
+            for _ in 0..pick(5) {
+                let at = pick(input.len());
+                match pick(4) {
+                    0 => input.truncate(at),
+                    1 => input.insert(at.min(input.len()), pick(256) as u8),
+                    _ if input.is_empty() => {}
+                    2 => input[at] ^= 1 << pick(8),
+                    _ => input[at] = [0, 0xff, 0x7f, 0x80, pick(256) as u8][pick(5)],
+                }
+            }
+            run(target, &input);
+        }
+    }
+}
+
+/// A target that never gets past the door would hold as well.
+#[test]
+fn the_engine_target_goes_everywhere() {
+    let (mut reasons, mut there, mut back) =
+        (BTreeSet::new(), vec![0; flows().len()], vec![0; flows().len()]);
+    for seed in engine::seeds() {
+        let bench = engine::play(&seed);
+        reasons.extend(bench.rig.drops().into_keys());
+        for (sum, n) in there.iter_mut().zip(&bench.oracle.to_target) {
+            *sum += n;
+        }
+        for (sum, n) in back.iter_mut().zip(&bench.oracle.to_client) {
+            *sum += n;
+        }
+    }
+    assert!(there.iter().chain(&back).all(|n| *n > 10), "{there:?} {back:?}");
+    for reason in [
+        "vlan_mismatch",
+        "land",
+        "ttl_expired",
+        "ip_options",
+        "source_denied",
+        "too_big",
+        "tcp_no_connection",
+        "local_arp",
+        "local_nd",
+        "protocol_unsupported",
+    ] {
+        assert!(reasons.contains(reason), "{reason} is not among {reasons:?}");
+    }
+}
+
+/// The oracle knows what may leave from what must not.
+#[test]
+fn the_oracle_is_no_yes_man() {
+    let mut bench = Bench::new();
+    let oracle = &mut bench.oracle;
+    let client = Packet::udp(LAN, "10.0.0.2:4000", "10.0.0.1:5000", b"data");
+    let to_target = client.leaving(WAN, "10.1.0.1:40000".parse().unwrap(), "10.1.0.2:6000".parse().unwrap());
+    let denied = |oracle: &mut hostile::oracle::Oracle, port, frame: &[u8], why: &str| {
+        let reason = oracle.judge(port, frame).expect_err(why);
+        assert!(reason.contains(why), "{reason}");
+    };
+    denied(oracle, WAN, &to_target.build(), "more often than it arrived");
+    let stranger = Packet::udp(LAN, "10.0.0.9:4000", "10.0.0.1:5000", b"data");
+    oracle.arrives(LAN, &stranger.build());
+    denied(oracle, WAN, &to_target.build(), "more often than it arrived");
+    oracle.arrives(LAN, &client.build());
+    oracle.judge(WAN, &to_target.build()).unwrap();
+    denied(oracle, WAN, &to_target.build(), "more often than it arrived");
+
+    oracle.arrives(LAN, &client.build());
+    denied(oracle, LAN, &to_target.build(), "from another station");
+    denied(
+        oracle,
+        SMALL,
+        &Packet { mac: (to_target.mac.0, gw_mac(SMALL)), ..to_target.clone() }.build(),
+        "tags",
+    );
+    let changed = |change: fn(&mut Packet)| {
+        let mut packet = to_target.clone();
+        change(&mut packet);
+        packet.build()
+    };
+    denied(oracle, WAN, &changed(|p| p.dst.set_port(6001)), "of no flow");
+    denied(oracle, WAN, &changed(|p| p.dst.set_ip([10, 1, 0, 3].into())), "of no flow");
+    denied(oracle, WAN, &changed(|p| p.src.set_ip([10, 0, 0, 2].into())), "not ours");
+    denied(oracle, WAN, &changed(|p| p.payload = vec![0; 1500]), "MTU");
+    denied(oracle, WAN, &changed(|p| p.vlan = Some(7)), "tags");
+    oracle.judge(WAN, &to_target.build()).unwrap();
+}
