@@ -9,7 +9,7 @@ CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run demo test fuzz captures sanitize bench lint docs ci clean
+.PHONY: help deps build run demo test conformance fuzz captures sanitize bench lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -36,6 +36,9 @@ test: deps build ## run every test; those that move traffic want root or user na
 ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
 endif
+
+conformance: deps build ## try the relay by the RFCs of NATs and write docs/nat-conformance.md
+	$(BIN)/s2bench conformance --write docs/nat-conformance.md
 
 fuzz: ## fuzz each parser and the engine: make fuzz SECONDS=60, of each target
 	SECONDS_EACH=$(SECONDS) scripts/fuzz.sh

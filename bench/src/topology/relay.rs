@@ -276,7 +276,7 @@ fn flows(text: &mut String, listen: Place, target: Place, from: impl Fn(Family) 
 }
 
 /// Cores this process may use; at least one.
-fn cores() -> Vec<usize> {
+pub(crate) fn cores() -> Vec<usize> {
     let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     let mut cores = Vec::new();
     if let Ok(set) = allowed {
