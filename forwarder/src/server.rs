@@ -475,3 +475,30 @@ fn multicast(addresses: &[ipnet::IpNet]) -> Vec<[u8; 6]> {
     groups.dedup();
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_room_for_the_packets_and_tags_of_all_its_ports() {
+        let mtu = |ports: &[(u16, &str)]| {
+            let port = |(n, (mtu, tags)): (usize, &(u16, &str))| {
+                format!(
+                    "[[port]]\nname = \"p{n}\"\ndevice = \"tap:t\"\naddresses = [\"10.{n}.0.1/24\"]\nmtu = {mtu}\n{tags}\n"
+                )
+            };
+            let text: String = ports.iter().enumerate().map(port).collect();
+            let config = Config::parse(&text, "test.toml").unwrap();
+            let devices: Vec<_> = config.devices().collect();
+            assert_eq!(devices.len(), 1);
+            device_mtu(&devices[0])
+        };
+        assert_eq!(mtu(&[(1500, "")]), 1500);
+        assert_eq!(mtu(&[(1500, "vlan = 1")]), 1500);
+        assert_eq!(mtu(&[(1500, "outer_vlan = 1")]), 1504);
+        assert_eq!(mtu(&[(1500, "outer_vlan = 1\nvlan = 1")]), 1508);
+        assert_eq!(mtu(&[(1500, ""), (9000, "vlan = 1"), (1400, "outer_vlan = 1\nvlan = 1")]), 9000);
+        assert_eq!(mtu(&[(9600, "outer_vlan = 1\nvlan = 1"), (1500, "")]), 9608);
+    }
+}

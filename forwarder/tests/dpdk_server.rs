@@ -8,16 +8,16 @@ use forwarder::server::Server;
 use forwarder::service::{Handler, Peer};
 use forwarder::topology::Placement;
 
-/// Starts with two workers chosen, over these devices; returns how many there are, and what is told about the ports.
-fn start(devices: [&str; 2]) -> (usize, Vec<PortInfo>) {
+/// Starts with two workers chosen, over these devices with these tags; returns how many there are, and what is told about the ports.
+fn start(devices: &[(&str, &str)]) -> (usize, Vec<PortInfo>) {
     let folder = tempfile::tempdir().unwrap();
     let mut text = format!(
         "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
         folder.path().join("s2ds.sock")
     );
-    for (i, device) in devices.iter().enumerate() {
+    for (i, (device, tags)) in devices.iter().enumerate() {
         text += &format!(
-            "[[port]]\nname = \"p{i}\"\ndevice = \"vdev:{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n"
+            "[[port]]\nname = \"p{i}\"\ndevice = \"vdev:{device}\"\naddresses = [\"10.{i}.0.1/24\"]\n{tags}\n"
         );
     }
     let config = Config::parse(&text, "test.toml").unwrap();
@@ -28,7 +28,7 @@ fn start(devices: [&str; 2]) -> (usize, Vec<PortInfo>) {
         main,
         workers: vec![main, last],
         chosen: true,
-        port_nodes: vec![None, None],
+        port_nodes: vec![None; devices.len()],
         notices: Vec::new(),
     };
     let server = Server::start(config, &placement, Vec::new()).unwrap();
@@ -41,14 +41,27 @@ fn start(devices: [&str; 2]) -> (usize, Vec<PortInfo>) {
 
 #[test]
 fn several_workers_where_every_device_steers() {
-    let (workers, ports) = start(["net_null0,no-rx=1", "net_null1,no-rx=1"]);
+    let (workers, ports) = start(&[("net_null0,no-rx=1", ""), ("net_null1,no-rx=1", "")]);
     assert_eq!(workers, 2);
     assert!(ports.iter().all(|p| (p.queues, p.steering.as_str()) == (2, "rss")), "{ports:#?}");
 }
 
+/// Three ports on two devices: the shared one is opened once, and each port tells of it.
+#[test]
+fn ports_of_one_device_share_it() {
+    let trunk = "net_null0,no-rx=1";
+    let (workers, ports) =
+        start(&[(trunk, ""), ("net_null1,no-rx=1", ""), (trunk, "outer_vlan = 7\nvlan = 30")]);
+    assert_eq!(workers, 2);
+    assert!(ports.iter().all(|p| (p.queues, p.link.as_str()) == (2, "up")), "{ports:#?}");
+    let tags: Vec<_> = ports.iter().map(|p| (p.name.as_str(), p.outer_vlan, p.vlan)).collect();
+    assert_eq!(tags, [("p0", None, None), ("p1", None, None), ("p2", Some(7), Some(30))]);
+    assert!(ports[0].mac == ports[2].mac && ports[0].mac != ports[1].mac, "{ports:#?}");
+}
+
 #[test]
 fn one_worker_where_a_device_does_not() {
-    let (workers, ports) = start(["net_null0,no-rx=1", "net_ring0"]);
+    let (workers, ports) = start(&[("net_null0,no-rx=1", ""), ("net_ring0", "")]);
     assert_eq!(workers, 1);
     assert!(ports.iter().all(|p| (p.queues, p.steering.as_str()) == (1, "one worker")), "{ports:#?}");
 }

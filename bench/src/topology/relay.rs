@@ -134,6 +134,8 @@ pub struct RelayOptions {
     pub driver: Driver,
     /// Tags the access link of the consumer's gateway with this VLAN id. Needs root.
     pub vlan: Option<u16>,
+    /// The WAN has a service tag and a VLAN tag, and either gateway another, untagged port on its device there.
+    pub stacked: bool,
     /// Largest IP packet of every link, in bytes.
     pub mtu: u16,
     /// TOML appended to both gateways' configuration, such as `[timers]`.
@@ -142,7 +144,7 @@ pub struct RelayOptions {
 
 impl Default for RelayOptions {
     fn default() -> RelayOptions {
-        RelayOptions { driver: Driver::AfPacket, vlan: None, mtu: 1500, extra: String::new() }
+        RelayOptions { driver: Driver::AfPacket, vlan: None, stacked: false, mtu: 1500, extra: String::new() }
     }
 }
 
@@ -173,7 +175,8 @@ impl Relay {
             Some(vlan) => Some(switch::join(&near, &consumer, vlan, options.mtu, dir)?),
             None => near.join("lan", &consumer, "eth0", options.mtu).map(|()| None)?,
         };
-        near.join("wan", &far, "wan", options.mtu)?;
+        // To the kernel, two tags are a part of the packet.
+        near.join("wan", &far, "wan", options.mtu + if options.stacked { 8 } else { 0 })?;
         far.join("lan", &producer, "eth0", options.mtu)?;
         for gateway in [&near, &far] {
             // s2ds owns the links.
@@ -209,8 +212,9 @@ impl Relay {
 
 fn near_config(options: &RelayOptions, core: usize) -> String {
     let mut text = head(options, core);
-    port(&mut text, options, "lan", Place::CONSUMER_GATEWAY, options.vlan);
-    port(&mut text, options, "wan", Place::CONSUMER_WAN, None);
+    let vlan = options.vlan.map(|vlan| format!("vlan = {vlan}\n")).unwrap_or_default();
+    port(&mut text, options, "lan", Place::CONSUMER_GATEWAY, &vlan);
+    wan_ports(&mut text, options, Place::CONSUMER_WAN, "10.99.0.1/24");
     flows(&mut text, Place::CONSUMER_GATEWAY, Place::PRODUCER_WAN, |family| match family {
         Family::V4 => "10.81.0.0/27".into(),
         Family::V6 => "fd81::/123".into(),
@@ -220,8 +224,8 @@ fn near_config(options: &RelayOptions, core: usize) -> String {
 
 fn far_config(options: &RelayOptions, core: usize) -> String {
     let mut text = head(options, core);
-    port(&mut text, options, "wan", Place::PRODUCER_WAN, None);
-    port(&mut text, options, "lan", Place::PRODUCER_GATEWAY, None);
+    wan_ports(&mut text, options, Place::PRODUCER_WAN, "10.99.0.2/24");
+    port(&mut text, options, "lan", Place::PRODUCER_GATEWAY, "");
     flows(&mut text, Place::PRODUCER_WAN, Place::PRODUCER, |family| {
         format!("{}/{}", Place::CONSUMER_WAN.ip(family), if family == Family::V4 { 32 } else { 128 })
     });
@@ -233,7 +237,17 @@ fn head(options: &RelayOptions, core: usize) -> String {
     format!("{}\n[eal]\nhuge = false\n[workers]\ncores = [{core}]\nidle = \"adaptive\"\n", options.extra)
 }
 
-fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, vlan: Option<u16>) {
+/// The port `wan`, and when it is tagged another one on its device that has the address `beside`.
+fn wan_ports(text: &mut String, options: &RelayOptions, place: Place, beside: &str) {
+    if !options.stacked {
+        return port(text, options, "wan", place, "");
+    }
+    let device = format!("{}:wan", options.driver.name());
+    let _ = write!(text, "[[port]]\nname = \"beside\"\ndevice = \"{device}\"\naddresses = [\"{beside}\"]\n");
+    port(text, options, "wan", place, "outer_vlan = 100\nvlan = 30\n");
+}
+
+fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, tags: &str) {
     let _ = write!(
         text,
         "[[port]]\nname = \"{name}\"\ndevice = \"{}:{name}\"\naddresses = [\"{}\", \"{}\"]\nmtu = {}\n",
@@ -242,9 +256,7 @@ fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, vla
         place.prefixed(Family::V6),
         options.mtu
     );
-    if let Some(vlan) = vlan {
-        let _ = writeln!(text, "vlan = {vlan}");
-    }
+    text.push_str(tags);
 }
 
 fn flows(text: &mut String, listen: Place, target: Place, from: impl Fn(Family) -> String) {

@@ -23,6 +23,12 @@ fn a_vlan_tagged_access_link() {
     as_root(|| across(RelayOptions { vlan: Some(100), ..RelayOptions::default() }, carries_everything));
 }
 
+/// One of two ports on a device: full-sized packets with both tags, and the other port untouched.
+#[test]
+fn a_wan_with_a_service_tag_and_a_vlan_tag() {
+    private(|| across(RelayOptions { stacked: true, ..RelayOptions::default() }, carries_everything));
+}
+
 #[test]
 fn af_xdp_devices() {
     as_root(|| across(RelayOptions { driver: Driver::AfXdp, ..RelayOptions::default() }, carries_everything));
