@@ -20,7 +20,7 @@ use crate::neighbor::{self, AdjIndex, Announcement, Heard, PortL2, Solicit, Want
 use crate::wire::eth::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::wire::icmpv6::{self, Icmpv6};
 use crate::wire::ipv4::Ipv4;
-use crate::wire::ipv6::Ipv6;
+use crate::wire::ipv6::{Ipv6, is_extension};
 use crate::wire::tcp::{self, Tcp};
 use crate::wire::udp::Udp;
 use crate::wire::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, WireError, icmp};
@@ -183,6 +183,8 @@ impl<B: PacketBuf> Engine<B> {
             return Err(DropReason::Ipv6Extension);
         }
         let fragment = upper.fragment.filter(|f| !f.is_atomic());
+        // Of a later fragment more extension headers, cut apart, may be the protocol; the first one has told what follows them.
+        let later = fragment.is_some_and(|f| f.offset > 0);
         match upper.protocol {
             PROTO_ICMPV6 => {
                 if fragment.is_some() {
@@ -202,7 +204,7 @@ impl<B: PacketBuf> Engine<B> {
                     _ => Err(DropReason::IcmpOther),
                 }
             }
-            PROTO_TCP | PROTO_UDP => {
+            protocol if matches!(protocol, PROTO_TCP | PROTO_UDP) || later && is_extension(protocol) => {
                 let before = upper.offset - crate::wire::ipv6::HEADER;
                 let room =
                     (ip.payload().get(before..).unwrap_or_default(), ip.payload_len().saturating_sub(before));

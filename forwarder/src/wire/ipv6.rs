@@ -21,6 +21,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION: u8 = 60;
 
+/// Is it the number of an extension header that is followed?
+pub fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
+
 /// A packet whose version and length were checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Ipv6<'a> {
@@ -148,7 +153,7 @@ impl<'a> Ipv6<'a> {
             Upper { protocol: self.next_header(), offset: HEADER, fragment: None, source_routed: false };
         let end = self.total_len();
         for _ in 0..=MAX_EXTENSIONS {
-            if !matches!(upper.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
+            if !is_extension(upper.protocol) {
                 return Ok(upper);
             }
             let header: &[u8; 8] =

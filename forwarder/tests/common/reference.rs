@@ -347,7 +347,9 @@ fn parse(port: u8, f: &[u8]) -> Result<Parsed, Verdict> {
         }
         _ => return Err(Verdict::Drop(EthertypeUnknown)),
     }
-    check(matches!(proto, 6 | 17), ProtocolUnsupported)?;
+    // RFC 8200 section 4.5: a later fragment says only what the fragmentable part begins with, which may be more extension headers.
+    let later = piece.is_some_and(|p| p.offset > 0) && src.is_ipv6();
+    check(matches!(proto, 6 | 17) || later && matches!(proto, 0 | 43 | 44 | 60), ProtocolUnsupported)?;
     let t = &f[l4..l4 + l4_len];
     let v6 = src.is_ipv6();
     let expired = ip[if v6 { 7 } else { 8 }] <= 1;
@@ -357,7 +359,7 @@ fn parse(port: u8, f: &[u8]) -> Result<Parsed, Verdict> {
         Packet { l3, l4, l4_len, proto: sort, src, dst, flags, expired, piece }
     };
     // RFC 1858, RFC 3128: no fragment begins within the transport header.
-    let least = if proto == 6 { 20 } else { 8 };
+    let least = if proto == 17 { 8 } else { 20 };
     let offset = piece.map_or(0, |p| p.offset);
     check(offset == 0 || offset >= least, FragmentTiny)?;
     if offset > 0 {
