@@ -69,10 +69,10 @@ impl Iperf {
     }
 }
 
-/// Starts `s2bench source` on the producer's host.
+/// Starts `s2bench source` on the producer's host, for a consumer of `family`.
 pub fn source(relay: &Relay, carrier: Carrier, family: Family) -> Result<Process, TopologyError> {
     let port = if carrier == Carrier::Quic { ports::QUIC } else { ports::STREAM };
-    let listen = Place::PRODUCER.socket(family, port).to_string();
+    let listen = Place::PRODUCER.socket(relay.producer_family(family), port).to_string();
     let mut source = relay.producer.spawn(
         find_binary("s2bench")?,
         &["source", "--proto", &carrier.to_string(), "--listen", &listen, "--json"],

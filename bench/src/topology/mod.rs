@@ -18,6 +18,7 @@ mod netns;
 mod privilege;
 mod process;
 mod relay;
+mod shuffle;
 mod switch;
 mod workdir;
 
@@ -31,7 +32,7 @@ pub use netns::Netns;
 pub use privilege::{enter_user_namespace, is_root, why_not};
 pub use process::{Output, Process, find_binary, find_tool};
 pub(crate) use relay::cores;
-pub use relay::{Driver, Family, Place, Relay, RelayOptions, flow_name, ports};
+pub use relay::{Driver, Family, Place, Relay, RelayOptions, Translator, flow_name, ports};
 pub use workdir::Workdir;
 
 /// What can go wrong while a topology is built, used and taken down.

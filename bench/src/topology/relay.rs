@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use forwarder::api::Proto;
 
+use super::shuffle::{self, Shuffle};
 use super::{Gateway, Netns, TopologyError, Workdir, switch};
 
 /// An IP family.
@@ -20,6 +21,15 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The one that this is not.
+    #[must_use]
+    pub fn other(self) -> Family {
+        match self {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        }
+    }
 
     /// `v4` or `v6`.
     #[must_use]
@@ -127,6 +137,15 @@ impl Driver {
     }
 }
 
+/// Which gateway translates between IPv4 and IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translator {
+    /// The consumer's: the WAN has the family that the consumer has not.
+    Consumer,
+    /// The producer's: the WAN has the consumer's family.
+    Producer,
+}
+
 /// Variations of the topology.
 #[derive(Debug, Clone)]
 pub struct RelayOptions {
@@ -138,13 +157,53 @@ pub struct RelayOptions {
     pub stacked: bool,
     /// Largest IP packet of every link, in bytes.
     pub mtu: u16,
+    /// The same of the WAN, where it differs.
+    pub wan_mtu: Option<u16>,
+    /// The same of the producer's link, where it differs.
+    pub producer_mtu: Option<u16>,
+    /// The WAN reorders and doubles frames.
+    pub shuffled: bool,
+    /// Consumer and producer differ in family.
+    pub translator: Option<Translator>,
+    /// TOML appended to every flow, such as `mss_clamp = "auto"`.
+    pub flow_keys: String,
     /// TOML appended to both gateways' configuration, such as `[timers]`.
     pub extra: String,
 }
 
 impl Default for RelayOptions {
     fn default() -> RelayOptions {
-        RelayOptions { driver: Driver::AfPacket, vlan: None, stacked: false, mtu: 1500, extra: String::new() }
+        RelayOptions {
+            driver: Driver::AfPacket,
+            vlan: None,
+            stacked: false,
+            mtu: 1500,
+            wan_mtu: None,
+            producer_mtu: None,
+            shuffled: false,
+            translator: None,
+            flow_keys: String::new(),
+            extra: String::new(),
+        }
+    }
+}
+
+impl RelayOptions {
+    /// Largest IP packet of the link that a place is on.
+    fn mtu_at(&self, place: Place) -> u16 {
+        match place {
+            Place(0x82, _) => self.wan_mtu.unwrap_or(self.mtu),
+            Place(0x83, _) => self.producer_mtu.unwrap_or(self.mtu),
+            _ => self.mtu,
+        }
+    }
+
+    /// In which family what a consumer sends in `family` passes the link that a place is on.
+    fn family_at(&self, place: Place, family: Family) -> Family {
+        match (place, self.translator) {
+            (Place(0x82, _), Some(Translator::Consumer)) | (Place(0x83, _), Some(_)) => family.other(),
+            _ => family,
+        }
     }
 }
 
@@ -159,7 +218,9 @@ pub struct Relay {
     pub consumer: Netns,
     /// The producer's host.
     pub producer: Netns,
+    options: RelayOptions,
     _switch: Option<Netns>,
+    shuffle: Option<Shuffle>,
 }
 
 impl Relay {
@@ -172,12 +233,16 @@ impl Relay {
         let (consumer, near, far, producer) = (consumer?, near?, far?, producer?);
 
         let switch = match options.vlan {
-            Some(vlan) => Some(switch::join(&near, &consumer, vlan, options.mtu, dir)?),
+            Some(vlan) => Some(switch::join(&near, &consumer, vlan, options.mtu, dir.clone())?),
             None => near.join("lan", &consumer, "eth0", options.mtu).map(|()| None)?,
         };
         // To the kernel, two tags are a part of the packet.
-        near.join("wan", &far, "wan", options.mtu + if options.stacked { 8 } else { 0 })?;
-        far.join("lan", &producer, "eth0", options.mtu)?;
+        let wan_mtu = options.mtu_at(Place::CONSUMER_WAN) + if options.stacked { 8 } else { 0 };
+        let shuffle = match options.shuffled {
+            true => Some(shuffle::join(&near, &far, wan_mtu, dir.clone())?),
+            false => near.join("wan", &far, "wan", wan_mtu).map(|()| None)?,
+        };
+        far.join("lan", &producer, "eth0", options.mtu_at(Place::PRODUCER))?;
         for gateway in [&near, &far] {
             // s2ds owns the links.
             gateway.silence("lan")?;
@@ -200,7 +265,27 @@ impl Relay {
         let cores = cores();
         let consumer_gateway = Gateway::start(near, &near_config(options, cores[0]))?;
         let producer_gateway = Gateway::start(far, &far_config(options, cores[cores.len() - 1]))?;
-        Ok(Relay { consumer_gateway, producer_gateway, consumer, producer, _switch: switch })
+        Ok(Relay {
+            consumer_gateway,
+            producer_gateway,
+            consumer,
+            producer,
+            options: options.clone(),
+            _switch: switch,
+            shuffle,
+        })
+    }
+
+    /// Frames that others overtook on the WAN so far, when it reorders.
+    #[must_use]
+    pub fn overtaken(&self) -> u64 {
+        self.shuffle.as_ref().map_or(0, Shuffle::overtaken)
+    }
+
+    /// The family in which the producer gets what a consumer sends in `family`.
+    #[must_use]
+    pub fn producer_family(&self, family: Family) -> Family {
+        self.options.family_at(Place::PRODUCER, family)
     }
 
     /// Both gateways with their names.
@@ -215,7 +300,7 @@ fn near_config(options: &RelayOptions, core: usize) -> String {
     let vlan = options.vlan.map(|vlan| format!("vlan = {vlan}\n")).unwrap_or_default();
     port(&mut text, options, "lan", Place::CONSUMER_GATEWAY, &vlan);
     wan_ports(&mut text, options, Place::CONSUMER_WAN, "10.99.0.1/24");
-    flows(&mut text, Place::CONSUMER_GATEWAY, Place::PRODUCER_WAN, |family| match family {
+    flows(&mut text, options, Place::CONSUMER_GATEWAY, Place::PRODUCER_WAN, |family| match family {
         Family::V4 => "10.81.0.0/27".into(),
         Family::V6 => "fd81::/123".into(),
     });
@@ -226,7 +311,7 @@ fn far_config(options: &RelayOptions, core: usize) -> String {
     let mut text = head(options, core);
     wan_ports(&mut text, options, Place::PRODUCER_WAN, "10.99.0.2/24");
     port(&mut text, options, "lan", Place::PRODUCER_GATEWAY, "");
-    flows(&mut text, Place::PRODUCER_WAN, Place::PRODUCER, |family| {
+    flows(&mut text, options, Place::PRODUCER_WAN, Place::PRODUCER, |family| {
         format!("{}/{}", Place::CONSUMER_WAN.ip(family), if family == Family::V4 { 32 } else { 128 })
     });
     text
@@ -254,22 +339,31 @@ fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, tag
         options.driver.name(),
         place.prefixed(Family::V4),
         place.prefixed(Family::V6),
-        options.mtu
+        options.mtu_at(place)
     );
     text.push_str(tags);
 }
 
-fn flows(text: &mut String, listen: Place, target: Place, from: impl Fn(Family) -> String) {
+/// Flows of every service, from clients that `from` tells by the family they come in.
+fn flows(
+    text: &mut String,
+    options: &RelayOptions,
+    listen: Place,
+    target: Place,
+    from: impl Fn(Family) -> String,
+) {
     for (proto, port) in SERVICES {
         for family in Family::ALL {
+            let (near, far) = (options.family_at(listen, family), options.family_at(target, family));
             let _ = write!(
                 text,
-                "[[flow]]\nname = \"{}\"\nproto = \"{}\"\nlisten = \"{}\"\ntarget = \"{}\"\nfrom = [\"{}\"]\n",
+                "[[flow]]\nname = \"{}\"\nproto = \"{}\"\nlisten = \"{}\"\ntarget = \"{}\"\nfrom = [\"{}\"]\n{}\n",
                 flow_name(proto, port, family),
                 proto_name(proto),
-                listen.socket(family, port),
-                target.socket(family, port),
-                from(family)
+                listen.socket(near, port),
+                target.socket(far, port),
+                from(near),
+                options.flow_keys
             );
         }
     }
