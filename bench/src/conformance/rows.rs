@@ -47,10 +47,12 @@ const fn row(
 }
 
 const BY_FLOW: &str = "The internal endpoint is the flow's target, its external one the listen address.";
-const DEFAULT_DENY: &str = "Default deny: who is not admitted learns nothing, not even that somebody is here. The refusal \
+const DEFAULT_DENY: &str = "Default deny: who is not admitted learns nothing, not even that somebody is \
+    here. The refusal \
     is counted by name, and `s2ctl explain` tells it to the operator.";
 const NO_ALG: &str = "There is no ALG, and nothing to turn on.";
-const HAIRPIN: &str = "By policy: a flow with `hairpin = true` serves clients at every port of the gateway. Without it, the \
+const HAIRPIN: &str = "By policy: a flow with `hairpin = true` serves clients at every port of the \
+    gateway. Without it, the \
     default, a packet for another port's address is dropped in silence.";
 
 /// All of them.
@@ -85,7 +87,8 @@ const RFC4787: &[Row] = &[
         "The same asked of a client, whose address the target does not see.",
         &["udp::source_port_is_one_connections_own", "udp::strangers_do_not_reach_a_client"],
         Exception(
-            "A source port belongs to one connection towards one target. Clients open connections and are not to be \
+            "A source port belongs to one connection towards one target. Clients open connections and are \
+                not to be \
              reached from elsewhere; a mapping that outlived its connection would let third parties in.",
         ),
     ),
@@ -95,7 +98,8 @@ const RFC4787: &[Row] = &[
         "With several external addresses, one internal host keeps to one of them.",
         &["udp::a_client_keeps_its_source_address"],
         HoldsAs(
-            "The source address follows from the client's address. Only when all its ports towards a target are in use is another one taken.",
+            "The source address follows from the client's address. Only when all its ports towards a \
+                target are in use is another one taken.",
         ),
     ),
     row(
@@ -111,7 +115,8 @@ const RFC4787: &[Row] = &[
         "The same for connections towards different targets.",
         &["udp::source_port_is_one_connections_own"],
         Exception(
-            "Towards different targets a source port may be used by several connections at once, as RFC 7857 section 3 \
+            "Towards different targets a source port may be used by several connections at once, as RFC \
+                7857 section 3 \
              allows: a packet belongs to one of them by its whole 5-tuple, and replies to no other.",
         ),
     ),
@@ -128,7 +133,8 @@ const RFC4787: &[Row] = &[
         "The same asked of source ports.",
         &["udp::source_ports_are_of_the_configured_range"],
         Exception(
-            "Source ports are always of the configured range, by default 32768-65535: a client with a well-known port \
+            "Source ports are always of the configured range, by default 32768-65535: a client with a \
+                well-known port \
              does not get one of the gateway's.",
         ),
     ),
@@ -138,7 +144,8 @@ const RFC4787: &[Row] = &[
         "Even ports map to even ones, odd ports to odd ones.",
         &["udp::parity_is_not_kept"],
         Exception(
-            "It serves RTP applications that guess the RTCP port; unpredictable source ports (RFC 6056) are worth more \
+            "It serves RTP applications that guess the RTCP port; unpredictable source ports (RFC 6056) \
+                are worth more \
              here. Listen ports are the operator's choice, parity included.",
         ),
     ),
@@ -293,7 +300,8 @@ const RFC4787: &[Row] = &[
             "fragments::a_fragmented_first_packet_opens_a_connection",
         ],
         HoldsAs(
-            "Fragments follow their first one without being reassembled; those that come before it wait, bounded in number and time.",
+            "Fragments follow their first one without being reassembled; those that come before it wait, \
+                bounded in number and time.",
         ),
     ),
     row(
@@ -366,7 +374,8 @@ const RFC5382: &[Row] = &[
     row(
         "RFC 5382 REQ-4",
         "4.3",
-        "An unsolicited SYN is not answered for six seconds; afterwards by Port Unreachable, unless policy forbids.",
+        "An unsolicited SYN is not answered for six seconds; afterwards by Port Unreachable, unless \
+            policy forbids.",
         &["timers::an_unsolicited_syn_is_never_answered", "tcp::segments_of_no_connection_are_dropped"],
         HoldsAs("Never answered, by REQ-4a."),
     ),
@@ -456,7 +465,8 @@ const RFC5508: &[Row] = &[
         "Queries from inside, and the answers to them, pass unless policy forbids.",
         &["icmp::queries_are_not_relayed", "icmp::the_relay_answers_echo_requests"],
         Exception(
-            "Default deny: a flow admits TCP or UDP, and nothing else is relayed. Who may send to the gateway can ping it, \
+            "Default deny: a flow admits TCP or UDP, and nothing else is relayed. Who may send to the \
+                gateway can ping it, \
              not what is behind it.",
         ),
     ),
@@ -537,7 +547,8 @@ const RFC5508: &[Row] = &[
         "The error goes to the quoted packet's sender.",
         &["icmp::errors_from_the_targets_side_are_translated"],
         HoldsAs(
-            "Its source becomes the listen address, as REQ-5c asks of the other direction: routers of one side are foreign to the other.",
+            "Its source becomes the listen address, as REQ-5c asks of the other direction: routers of one \
+                side are foreign to the other.",
         ),
     ),
     row(
@@ -725,9 +736,12 @@ const RFC7857: &[Row] = &[
     row(
         "RFC 7857 hairpinning",
         "13",
-        "Errors about what hairpins pass as well.",
-        &["icmp::hairpinned_errors_are_translated"],
-        HoldsAs("Where a flow has `hairpin = true`."),
+        "Every NAT, not only Basic NAT, lets hairpinned queries pass.",
+        &["icmp::queries_are_not_relayed", "icmp::hairpinned_errors_are_translated"],
+        Exception(
+            "Queries are not relayed (RFC 5508 REQ-1). Errors about what hairpins are, where a flow has \
+                `hairpin = true`.",
+        ),
     ),
 ];
 
@@ -1012,7 +1026,8 @@ const NEIGHBORS: &[Row] = &[
         "An address that another station has is not used.",
         &["link::a_taken_address_refuses_the_start", "link::own_addresses_are_probed_and_announced"],
         HoldsAs(
-            "The relay does not start, and names the other's MAC address. How long it probes is `[addresses] check`.",
+            "The relay does not start, and names the other's MAC address. How long it probes is \
+                `[addresses] check`.",
         ),
     ),
     row(
