@@ -66,7 +66,9 @@ lint: ## check format, clippy, and where unsafe code lives
 docs: ## build the API documentation into target/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-ci: deps lint test demo ## everything a change has to pass
+ci: deps lint test demo sanitize captures ## everything a change has to pass
+	$(BIN)/s2bench conformance --check docs/nat-conformance.md
+	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick
 
 clean: ## remove everything built
