@@ -102,7 +102,7 @@ impl<B: PacketBuf> Engine<B> {
             Ok(len) => len,
             Err(e) => return self.drop(edge, port, packet, quote_reason(e)),
         };
-        if len > out.into() {
+        if len > usize::from(out) {
             return self.drop(edge, port, packet, DropReason::TooBig);
         }
         let placed = packet.resize(l3 + len)
