@@ -9,7 +9,7 @@ CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run demo test fuzz captures sanitize bench lint docs ci clean
+.PHONY: help deps build run demo test conformance fuzz captures sanitize bench lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -37,6 +37,9 @@ ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
 endif
 
+conformance: deps build ## try the relay by the RFCs of NATs and write docs/nat-conformance.md
+	$(BIN)/s2bench conformance --write docs/nat-conformance.md
+
 fuzz: ## fuzz each parser and the engine: make fuzz SECONDS=60, of each target
 	SECONDS_EACH=$(SECONDS) scripts/fuzz.sh
 
@@ -63,7 +66,9 @@ lint: ## check format, clippy, and where unsafe code lives
 docs: ## build the API documentation into target/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-ci: deps lint test demo ## everything a change has to pass
+ci: deps lint test demo sanitize captures ## everything a change has to pass
+	$(BIN)/s2bench conformance --check docs/nat-conformance.md
+	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick
 
 clean: ## remove everything built

@@ -1,10 +1,11 @@
 //! What moves traffic through the relay to try it and to measure it.
 //!
 //! [`topology`] builds networks in a box, [`stream`] holds the sources and sinks that stand for producer and consumer
-//! applications, [`demo`] shows the whole relay at work with both and with foreign programs, and [`mod@core`] counts what a
-//! packet costs.
+//! applications, [`demo`] shows the whole relay at work with both and with foreign programs, [`conformance`] holds it against
+//! the RFCs packet by packet, and [`mod@core`] counts what a packet costs.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 pub mod core;
 pub mod demo;
 pub mod size;

@@ -283,9 +283,8 @@ fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mu
     let mut random = ChaCha8Rng::try_from_os_rng()
         .map_err(|e| anyhow!("the system gives no random numbers ({e}), which the address check waits by"))?;
     let recorded = |port: u8| matches!(config.ports[usize::from(port)].device, DeviceName::Pcap(_));
-    let devices = net.devices();
-    let ports_l2 = (0..).zip(&devices).zip(net.ports_l2());
-    let live = ports_l2.map(|((port, device), l2)| ClaimPort { port, device: *device, l2 });
+    let ports_l2 = (0..).zip(net.devices()).zip(net.ports_l2());
+    let live = ports_l2.map(|((port, device), l2)| ClaimPort { port, device, l2 });
     let live = live.filter(|p| !recorded(p.port)).collect();
     let mut claim = Claim::new(live, config.addresses.check, &mut |n| random.next_u32() % n);
     if config.addresses.check != AddressCheck::Off {

@@ -411,12 +411,12 @@ fn quotes_that_name_no_packet_are_dropped() {
             if v4 {
                 set(0, &[0x44]).drops(&mut rig, "header length", IcmpMalformed);
                 set(2, &[0, 27]).drops(&mut rig, "total length", IcmpMalformed);
-                set(6, &[0, 1]).drops(&mut rig, "a later fragment", IcmpMalformed);
-                set(9, &[1]).drops(&mut rig, "an echo", IcmpMalformed);
+                set(6, &[0, 1]).drops(&mut rig, "a later fragment", IcmpUnmatched);
+                set(9, &[1]).drops(&mut rig, "an echo", IcmpUnmatched);
             } else {
                 set(4, &[0, 7]).drops(&mut rig, "payload length", IcmpMalformed);
-                set(6, &[44]).drops(&mut rig, "a later fragment", IcmpMalformed);
-                set(6, &[58]).drops(&mut rig, "an echo", IcmpMalformed);
+                set(6, &[44]).drops(&mut rig, "a later fragment", IcmpUnmatched);
+                set(6, &[58]).drops(&mut rig, "an echo", IcmpUnmatched);
             }
         }
     }

@@ -742,7 +742,7 @@ fn an_address_that_another_claims_is_defended_now_and_then() {
         let before = rig.stats().originated;
         let mut said = Vec::new();
         for n in 0..250 {
-            rig.send(LAN, &[claim.clone()]);
+            rig.send(LAN, std::slice::from_ref(&claim));
             said.extend(rig.take_any().into_iter().map(|(port, frame)| (n * 100, port, frame)));
             rig.advance(100);
         }

@@ -276,6 +276,14 @@ fn errors_are_translated_back() {
     assert_eq!(internet_checksum(&[&back[34..14 + total]]), 0);
     let quote = &back[42..14 + total];
     assert_eq!(quote[12..24], there.build()[26..38], "the client finds its own addresses and ports");
+    // Packet too big: never more than both links of the gateway take (RFC 7915 section 5.2).
+    for (mtu, told) in [(1400u32, 1380u16), (9000, 1480)] {
+        let mut message = vec![2, 0, 0, 0];
+        message.extend(mtu.to_be_bytes());
+        message.extend(&sent[14..]);
+        let back = rig.pass(WAN, &icmp6(host_mac(target), target, source, &message), LAN);
+        assert_eq!((back[34], back[35], &back[40..42]), (3, 4, &told.to_be_bytes()[..]));
+    }
     // The error neither counts as traffic nor ends anything.
     assert_eq!(rig.flow("four-six0").to_client.packets, 0);
     rig.pass(LAN, &there.build(), WAN);
@@ -284,7 +292,7 @@ fn errors_are_translated_back() {
     let conn = open(&mut rig, Proto::Udp, "[fd00:0::2]:4000", "[fd00:0::1]:5001", WAN, "10.1.0.2:6001");
     let there = conn.by_client(Body::Udp { checksum: true }, &[3; 1400]);
     let sent = rig.pass(LAN, &there.build(), WAN);
-    for (mtu, told) in [(1400u16, 1420u32), (1000, 1280)] {
+    for (mtu, told) in [(1400u16, 1420u32), (1000, 1280), (9000, 1500)] {
         let mut message = vec![3, 4, 0, 0, 0, 0];
         message.extend(mtu.to_be_bytes());
         message.extend(&sent[14..14 + 28]);

@@ -14,7 +14,7 @@ use bench::stream::source::{Served, Source};
 use bench::stream::udp::{BODY, Shape};
 use bench::stream::{Carrier, Order};
 use bench::topology::{self, Driver, Family, Place, Relay, RelayOptions};
-use bench::{demo, size};
+use bench::{conformance, demo, size};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +33,8 @@ enum Command {
     Sink(SinkArgs),
     /// Shows the relay at work: two gateways, real programs on both sides, every result in a table.
     Demo(DemoArgs),
+    /// Holds the relay against the RFCs, packet by packet, and generates the page that tells.
+    Conformance(ConformanceArgs),
     /// Measures what the relay costs, without a NIC, beside testpmd and l3fwd, and holds it against its goals.
     Core(CoreArgs),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
@@ -152,6 +154,22 @@ struct DemoArgs {
 }
 
 #[derive(Args)]
+struct ConformanceArgs {
+    /// Runs only tests whose name contains this.
+    #[arg(long, value_name = "PATTERN", conflicts_with_all = ["write", "check"])]
+    only: Option<String>,
+    /// Writes the page.
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    write: Option<PathBuf>,
+    /// Fails when the page is another than the one this run generates.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Prints the results as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct TopologyArgs {
     /// How the gateways get hold of their links.
     #[arg(long, value_enum, default_value = "af_packet")]
@@ -192,6 +210,7 @@ fn main() -> ExitCode {
         Command::Source(args) => source(&args),
         Command::Sink(args) => sink(args),
         Command::Demo(args) => run_demo(&args),
+        Command::Conformance(args) => conform(&args),
         Command::Core(args) => measure(&args),
         Command::Topology(args) => hold(&args),
     };
@@ -290,6 +309,27 @@ fn run_demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         println!("{report}");
+    }
+    Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn conform(args: &ConformanceArgs) -> anyhow::Result<ExitCode> {
+    topology::enter_user_namespace().map_err(anyhow::Error::msg)?;
+    let report = conformance::run(args.only.as_deref().unwrap_or_default())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    if let Some(file) = &args.write {
+        std::fs::write(file, report.page()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &args.check {
+        let page =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        if page != report.page() {
+            bail!("{} is not what this run generates; run `make conformance` and commit it", file.display());
+        }
     }
     Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -31,6 +31,7 @@ pub use gateway::{Gateway, unaccounted};
 pub use netns::Netns;
 pub use privilege::{enter_user_namespace, is_root, why_not};
 pub use process::{Output, Process, find_binary, find_tool};
+pub(crate) use relay::cores;
 pub use relay::{Driver, Family, Place, Relay, RelayOptions, Translator, flow_name, ports};
 pub use workdir::Workdir;
 

@@ -382,7 +382,7 @@ fn flows(
 }
 
 /// Cores this process may use; at least one.
-fn cores() -> Vec<usize> {
+pub(crate) fn cores() -> Vec<usize> {
     let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     let mut cores = Vec::new();
     if let Ok(set) = allowed {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::slow::{Kind, TTL};
 use super::{DropReason, Edge, Engine, Pending};
-use crate::flow::{Direction, Millis, Tuple};
+use crate::flow::{Direction, Found, Millis, Tuple};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::nat::error::{self, OwnError};
 use crate::nat::icmp::{self as nat_icmp, Onward, QuoteError};
@@ -86,13 +86,23 @@ impl<B: PacketBuf> Engine<B> {
             Direction::ToTarget => (ends.source, ends.target, ends.source),
             Direction::ToClient => (ends.listen, ends.client, ends.listen),
         };
-        let onward = Onward { src: from.ip(), dst: quoted_src.ip(), quoted_src, quoted_dst };
+        let [to_target, to_client] =
+            Direction::BOTH.map(|d| self.table.half(Found::of(found.conn(), d)).next_hop);
+        let (next_hop, back) = match found.direction() {
+            Direction::ToTarget => (to_target, to_client),
+            Direction::ToClient => (to_client, to_target),
+        };
+        let (out, came_by) = (self.neighbors.adjacency(next_hop).mtu, self.neighbors.adjacency(back).mtu);
+        // A packet of IPv6 is 20 bytes longer than the same of IPv4.
+        let came_by =
+            if quoted_src.is_ipv6() { came_by.saturating_add(20) } else { came_by.saturating_sub(20) };
+        let mtu = out.min(came_by);
+        let onward = Onward { src: from.ip(), dst: quoted_src.ip(), quoted_src, quoted_dst, mtu };
         let len = match nat_icmp::translate(ip, l4, &onward, &mut self.scratch) {
             Ok(len) => len,
             Err(e) => return self.drop(edge, port, packet, quote_reason(e)),
         };
-        let next_hop = self.table.half(found).next_hop;
-        if len > usize::from(self.neighbors.adjacency(next_hop).mtu) {
+        if len > out.into() {
             return self.drop(edge, port, packet, DropReason::TooBig);
         }
         let placed = packet.resize(l3 + len)
@@ -197,6 +207,7 @@ fn whole(bytes: &[u8]) -> Option<(&[u8], u8, IpAddr)> {
 fn quote_reason(e: QuoteError) -> DropReason {
     match e {
         QuoteError::Untranslatable => DropReason::IcmpUntranslatable,
+        QuoteError::Fragment | QuoteError::Protocol => DropReason::IcmpUnmatched,
         _ => DropReason::IcmpMalformed,
     }
 }

@@ -92,6 +92,9 @@ pub struct Onward {
     pub quoted_src: SocketAddr,
     /// Destination of the quoted packet as its sender wrote it.
     pub quoted_dst: SocketAddr,
+    /// Largest packet, in bytes as its sender counts them, that both links of the gateway take: between families no error tells of
+    /// more (RFC 7915 sections 4.2 and 5.2).
+    pub mtu: u16,
 }
 
 /// True for the types of errors that quote a packet and are passed on (RFC 5508 section 4, RFC 4443 section 2.1). Source
@@ -150,7 +153,8 @@ pub fn translate(ip: &[u8], l4: usize, onward: &Onward, out: &mut [u8]) -> Resul
         }
         (false, Ends::V6(src, dst), Ends::V6(inner_src, inner_dst)) => {
             let quoted = Ipv4::parse_quoted(quote.packet)?;
-            let (header, extensible) = to_v6(error.header, &quoted).ok_or(QuoteError::Untranslatable)?;
+            let (header, extensible) =
+                to_v6(error.header, &quoted, onward.mtu).ok_or(QuoteError::Untranslatable)?;
             let inner = translate::v6_header(&quoted, inner_src, inner_dst, quoted.ttl(), quoted.id().into());
             let mut made =
                 Made { header, inner: &inner, rest: quote.rest(), padding: 0, extensions: error.extensions };
@@ -164,8 +168,8 @@ pub fn translate(ip: &[u8], l4: usize, onward: &Onward, out: &mut [u8]) -> Resul
         (true, Ends::V4(src, dst), Ends::V4(inner_src, inner_dst)) => {
             let quoted = Ipv6::parse_quoted(quote.packet)?;
             let upper = quoted.upper()?;
-            let (header, extensible) =
-                to_v4(error.header, upper.fragment.is_some()).ok_or(QuoteError::Untranslatable)?;
+            let (header, extensible) = to_v4(error.header, upper.fragment.is_some(), onward.mtu)
+                .ok_or(QuoteError::Untranslatable)?;
             // Of what its sender wrote only a fragment's identification is left. DF was set, or it would not be an error.
             let id = upper.fragment.map_or(0, |f| f.id as u16);
             let too_big = header[..2] == [icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED];
@@ -265,6 +269,9 @@ impl<'a> Quote<'a> {
             let upper = ip.upper()?;
             if upper.fragment.is_some_and(|f| f.offset != 0) {
                 return Err(QuoteError::Fragment);
+            }
+            if upper.offset > quote.len() {
+                return Err(QuoteError::Truncated);
             }
             (upper.protocol, upper.offset, ip.total_len(), ip.src().into(), ip.dst().into())
         } else {
@@ -431,7 +438,7 @@ impl Made<'_> {
 
 /// The ICMPv6 header, checksum zero, for an ICMP error about `quoted`, and whether it has room for the length of a quote
 /// before extensions. `None` when the error has no translation (RFC 7915 section 4.2).
-fn to_v6(header: &[u8; HEADER], quoted: &Ipv4<'_>) -> Option<([u8; HEADER], bool)> {
+fn to_v6(header: &[u8; HEADER], quoted: &Ipv4<'_>, most: u16) -> Option<([u8; HEADER], bool)> {
     let plain = |kind: u8, code: u8| Some(([kind, code, 0, 0, 0, 0, 0, 0], true));
     let with = |kind: u8, code: u8, value: u32| {
         let [a, b, c, d] = value.to_be_bytes();
@@ -452,7 +459,8 @@ fn to_v6(header: &[u8; HEADER], quoted: &Ipv4<'_>) -> Option<([u8; HEADER], bool
                 0 => PLATEAUS.into_iter().find(|p| usize::from(*p) < quoted.total_len()).unwrap_or(0),
                 mtu => mtu,
             };
-            with(icmpv6::TOO_BIG, 0, (u32::from(mtu) + V6_MORE).max(ipv6::MIN_MTU as u32))
+            let mtu = (u32::from(mtu) + V6_MORE).min(most.into());
+            with(icmpv6::TOO_BIG, 0, mtu.max(ipv6::MIN_MTU as u32))
         }
         (icmp::TIME_EXCEEDED, code) => plain(icmpv6::TIME_EXCEEDED, code),
         (icmp::PARAMETER_PROBLEM, 0 | 2) => {
@@ -473,7 +481,7 @@ fn to_v6(header: &[u8; HEADER], quoted: &Ipv4<'_>) -> Option<([u8; HEADER], bool
 
 /// The ICMP header for an ICMPv6 error about a packet with or without fragment header; the same as [`to_v6`]'s otherwise (RFC
 /// 7915 section 5.2). A packet too big for less than IPv6's least MTU has none (RFC 8201 section 4).
-fn to_v4(header: &[u8; HEADER], fragment: bool) -> Option<([u8; HEADER], bool)> {
+fn to_v4(header: &[u8; HEADER], fragment: bool, most: u16) -> Option<([u8; HEADER], bool)> {
     let value = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
     let plain = |kind: u8, code: u8| Some(([kind, code, 0, 0, 0, 0, 0, 0], true));
     match (header[0], header[1]) {
@@ -483,7 +491,7 @@ fn to_v4(header: &[u8; HEADER], fragment: bool) -> Option<([u8; HEADER], bool)> 
         (icmpv6::TOO_BIG, _) => {
             let mtu = Some(value).filter(|mtu| *mtu >= ipv6::MIN_MTU as u32)?;
             let mtu = mtu - if fragment { V6_MORE_FRAGMENT } else { V6_MORE };
-            let [m0, m1] = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
+            let [m0, m1] = u16::try_from(mtu).unwrap_or(u16::MAX).min(most).to_be_bytes();
             Some(([icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED, 0, 0, 0, 0, m0, m1], true))
         }
         (icmpv6::TIME_EXCEEDED, code) => plain(icmp::TIME_EXCEEDED, code),
@@ -596,7 +604,13 @@ mod tests {
     }
 
     fn onward(from: &Side) -> Onward {
-        Onward { src: from.us.ip(), dst: from.peer.ip(), quoted_src: from.peer, quoted_dst: from.us }
+        Onward {
+            src: from.us.ip(),
+            dst: from.peer.ip(),
+            quoted_src: from.peer,
+            quoted_dst: from.us,
+            mtu: u16::MAX,
+        }
     }
 
     /// An error about what `there.us` sent to `there.peer` on behalf of `here.peer`, which sent it to `here.us`: as it arrives
@@ -783,7 +797,7 @@ mod tests {
         ([3, 4, 0, 0, 5, 220], Some([2, 0, 0, 0, 5, 240])),
         ([3, 4, 0, 0, 4, 236], Some([2, 0, 0, 0, 5, 0])),
         ([3, 4, 0, 0, 0, 68], Some([2, 0, 0, 0, 5, 0])),
-        ([3, 4, 0, 0, 255, 255], Some([2, 0, 0, 1, 0, 19])),
+        ([3, 4, 0, 0, 255, 255], Some([2, 0, 0, 0, 255, 255])),
         ([3, 4, 0, 0, 0, 0], Some([2, 0, 0, 0, 5, 0])),
         ([3, 5, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
         ([3, 6, 0, 0, 0, 0], Some([1, 0, 0, 0, 0, 0])),
@@ -1026,6 +1040,7 @@ mod tests {
                 dst: there.us.ip(),
                 quoted_src: there.us,
                 quoted_dst: there.peer,
+                mtu: u16::MAX,
             };
             let back = run(&run(&arrives, &onward(&here)).unwrap(), &there_again).unwrap();
             let mut expected = arrives;

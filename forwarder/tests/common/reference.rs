@@ -616,7 +616,7 @@ impl Model {
             _ => 0,
         };
         let quote_end = if length >= 128 && at + length <= end { at + length } else { end };
-        let q = quoted(v6, &frame[at..quote_end]).ok_or(Verdict::Drop(IcmpMalformed))?;
+        let q = quoted(v6, &frame[at..quote_end])?;
         let (ttl, addresses) = if v6 { (7, 8) } else { (8, 12) };
         let dst_at = l3 + if v6 { 24 } else { 16 };
         check(octets(q.src.ip()) == frame[dst_at..dst_at + if v6 { 16 } else { 4 }], IcmpUnmatched)?;
@@ -823,30 +823,26 @@ struct Quoted {
     len: usize,
 }
 
-/// None when no connection can be found by the quote.
-fn quoted(v6: bool, q: &[u8]) -> Option<Quoted> {
-    if q.len() < if v6 { 40 } else { 20 } || q[0] >> 4 != if v6 { 6 } else { 4 } {
-        return None;
-    }
+/// Err: no connection can be found by the quote.
+fn quoted(v6: bool, q: &[u8]) -> Result<Quoted, Verdict> {
+    check(q.len() >= if v6 { 40 } else { 20 } && q[0] >> 4 == if v6 { 6 } else { 4 }, IcmpMalformed)?;
     let (l4, len, proto, addresses, first);
     if v6 {
         len = q.len().min(40 + be(q, 4));
-        let chain = extensions(q[6], &q[40..len])?;
+        let chain = extensions(q[6], &q[40..len]).ok_or(Verdict::Drop(IcmpMalformed))?;
         (l4, proto, addresses) = (40 + chain.len, chain.protocol, 8);
         first = chain.fragment.is_none_or(|f| f.1 == 0);
     } else {
         let header = usize::from(q[0] & 15) * 4;
-        if header < 20 || header > q.len() || be(q, 2) < header || internet_checksum(&[&q[..header]]) != 0 {
-            return None;
-        }
+        let whole = header >= 20 && header <= q.len() && be(q, 2) >= header;
+        check(whole && internet_checksum(&[&q[..header]]) == 0, IcmpMalformed)?;
         len = q.len().min(be(q, 2));
         (l4, proto, addresses) = (header, q[9], 12);
         first = be(q, 6) & 0x1fff == 0;
     }
+    check(first && matches!(proto, 6 | 17), IcmpUnmatched)?;
     // RFC 792: eight bytes at least of what follows the header.
-    if !first || !matches!(proto, 6 | 17) || len < l4 + 8 {
-        return None;
-    }
+    check(len >= l4 + 8, IcmpMalformed)?;
     let address = |n: usize| -> IpAddr {
         if v6 {
             <[u8; 16]>::try_from(&q[addresses + 16 * n..][..16]).unwrap().into()
@@ -855,7 +851,7 @@ fn quoted(v6: bool, q: &[u8]) -> Option<Quoted> {
         }
     };
     let end = |n: usize| SocketAddr::new(address(n), be(q, l4 + 2 * n) as u16);
-    Some(Quoted { tcp: proto == 6, src: end(0), dst: end(1), l4, len })
+    Ok(Quoted { tcp: proto == 6, src: end(0), dst: end(1), l4, len })
 }
 
 /// What lies behind the packet is sent along with it, so the frame counts.
