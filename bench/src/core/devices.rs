@@ -81,6 +81,7 @@ fn device(settings: &Settings, n: usize) -> String {
             format!("net_af_packet{n},iface=f{n},qpairs=1,blocksz=4096,framesz=2048,framecnt=2048")
         }
         Driver::AfXdp => format!("net_af_xdp{n},iface=f{n},start_queue=0,queue_count=1"),
+        Driver::Pcap => format!("net_pcap{n},rx_iface_in=f{n},tx_iface=f{n}"),
     }
 }
 

@@ -120,19 +120,31 @@ fn proto_name(proto: Proto) -> &'static str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Driver {
-    /// DPDK's net_af_packet.
+    /// DPDK's net_af_packet. It has the kernel reassemble what comes in IPv4 fragments.
     AfPacket,
     /// DPDK's net_af_xdp, in copy mode; needs root.
     AfXdp,
+    /// DPDK's net_pcap, which takes every frame as it comes.
+    Pcap,
 }
 
 impl Driver {
-    /// As in a `device` of the configuration.
+    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Driver::AfPacket => "af_packet",
             Driver::AfXdp => "af_xdp",
+            Driver::Pcap => "pcap",
+        }
+    }
+
+    /// The `device` of the configuration that makes an interface its own.
+    #[must_use]
+    pub fn device(self, interface: &str) -> String {
+        match self {
+            Driver::AfPacket | Driver::AfXdp => format!("{}:{interface}", self.name()),
+            Driver::Pcap => format!("vdev:net_pcap_{interface},rx_iface_in={interface},tx_iface={interface}"),
         }
     }
 }
@@ -165,8 +177,8 @@ pub struct RelayOptions {
     pub shuffled: bool,
     /// Consumer and producer differ in family.
     pub translator: Option<Translator>,
-    /// TOML appended to every flow, such as `mss_clamp = "auto"`.
-    pub flow_keys: String,
+    /// Flows of TCP have `mss_clamp = "auto"`.
+    pub clamp: bool,
     /// TOML appended to both gateways' configuration, such as `[timers]`.
     pub extra: String,
 }
@@ -182,7 +194,7 @@ impl Default for RelayOptions {
             producer_mtu: None,
             shuffled: false,
             translator: None,
-            flow_keys: String::new(),
+            clamp: false,
             extra: String::new(),
         }
     }
@@ -327,7 +339,7 @@ fn wan_ports(text: &mut String, options: &RelayOptions, place: Place, beside: &s
     if !options.stacked {
         return port(text, options, "wan", place, "");
     }
-    let device = format!("{}:wan", options.driver.name());
+    let device = options.driver.device("wan");
     let _ = write!(text, "[[port]]\nname = \"beside\"\ndevice = \"{device}\"\naddresses = [\"{beside}\"]\n");
     port(text, options, "wan", place, "outer_vlan = 100\nvlan = 30\n");
 }
@@ -335,8 +347,8 @@ fn wan_ports(text: &mut String, options: &RelayOptions, place: Place, beside: &s
 fn port(text: &mut String, options: &RelayOptions, name: &str, place: Place, tags: &str) {
     let _ = write!(
         text,
-        "[[port]]\nname = \"{name}\"\ndevice = \"{}:{name}\"\naddresses = [\"{}\", \"{}\"]\nmtu = {}\n",
-        options.driver.name(),
+        "[[port]]\nname = \"{name}\"\ndevice = \"{}\"\naddresses = [\"{}\", \"{}\"]\nmtu = {}\n",
+        options.driver.device(name),
         place.prefixed(Family::V4),
         place.prefixed(Family::V6),
         options.mtu_at(place)
@@ -363,7 +375,7 @@ fn flows(
                 listen.socket(near, port),
                 target.socket(far, port),
                 from(near),
-                options.flow_keys
+                if options.clamp && proto == Proto::Tcp { "mss_clamp = \"auto\"" } else { "" }
             );
         }
     }

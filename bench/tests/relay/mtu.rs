@@ -4,7 +4,7 @@
 use std::fs;
 
 use bench::stream::Carrier;
-use bench::topology::{Family, Gateway, Netns, Place, Relay, RelayOptions, Translator};
+use bench::topology::{Driver, Family, Gateway, Netns, Place, Relay, RelayOptions, Translator};
 use bench::traffic;
 use serde_json::Value;
 
@@ -14,6 +14,11 @@ use crate::harness::{PATIENCE, across, private};
 fn links(consumer: u16, wan: u16, producer: u16) -> RelayOptions {
     let producer_mtu = Some(producer);
     RelayOptions { mtu: consumer, wan_mtu: Some(wan), producer_mtu, ..RelayOptions::default() }
+}
+
+/// The same where the relay sees fragments as they come.
+fn links_with_fragments(consumer: u16, wan: u16, producer: u16) -> RelayOptions {
+    RelayOptions { driver: Driver::Pcap, ..links(consumer, wan, producer) }
 }
 
 /// Hosts announce segments of any length, as if a router stood between them and their gateway: how much their links carry
@@ -124,22 +129,32 @@ fn every_narrower_link_of_the_way_is_learned() {
     discovery(links(9000, 1500, 1400), |_| [Some(1400), None], [true, true]);
 }
 
-#[test]
-fn tcp_without_df_arrives_in_fragments() {
+/// Senders that leave DF clear send as ever; the relay cuts what they send, and the receiver's kernel puts it together.
+fn cut_on_the_way(options: RelayOptions, to_consumer: bool) {
     private(|| {
-        across(links(9000, 1500, 9000), |relay| {
+        across(options, |relay| {
+            announce_long_segments(relay);
             for host in [&relay.consumer, &relay.producer] {
                 host.sysctl("ipv4/ip_no_pmtu_disc", "1").unwrap();
             }
             bulk(relay, Family::V4);
             assert_eq!(relay.gateways().map(too_big), [0; 2]);
             assert_eq!(both_learned(relay, Family::V4), [None; 2]);
-            for host in [&relay.consumer, &relay.producer] {
-                // 30 MB in segments of 8948 bytes.
-                assert!(reassembled(host, Family::V4) > 3000, "{}", host.name());
-            }
+            // 30 MB in segments of 8948 bytes.
+            assert!(reassembled(&relay.producer, Family::V4) > 3000);
+            assert_eq!(reassembled(&relay.consumer, Family::V4) > 3000, to_consumer);
         });
     });
+}
+
+#[test]
+fn tcp_without_df_arrives_in_fragments() {
+    cut_on_the_way(links_with_fragments(9000, 1500, 9000), true);
+}
+
+#[test]
+fn tcp_without_df_arrives_in_fragments_of_fragments() {
+    cut_on_the_way(links_with_fragments(9000, 1500, 1400), false);
 }
 
 fn large_datagrams_arrive(options: RelayOptions) {
@@ -158,17 +173,17 @@ fn large_datagrams_arrive(options: RelayOptions) {
 
 #[test]
 fn datagrams_in_fragments_of_their_sender_arrive() {
-    large_datagrams_arrive(links(1500, 1500, 1500));
+    large_datagrams_arrive(links_with_fragments(1500, 1500, 1500));
 }
 
 #[test]
 fn datagrams_in_fragments_of_fragments_arrive() {
-    large_datagrams_arrive(links(9000, 1500, 9000));
+    large_datagrams_arrive(links_with_fragments(9000, 1500, 9000));
 }
 
 fn clamped(options: RelayOptions) {
     private(|| {
-        across(RelayOptions { flow_keys: "mss_clamp = \"auto\"".into(), ..options }, |relay| {
+        across(RelayOptions { clamp: true, ..options }, |relay| {
             announce_long_segments(relay);
             for family in Family::ALL {
                 bulk(relay, family);
@@ -192,18 +207,22 @@ fn with_a_clamp_no_segment_is_too_big_for_a_narrow_link() {
 /// Every carrier from consumers of both families to producers of the other.
 fn everything_is_translated(translator: Translator) {
     private(|| {
-        across(RelayOptions { translator: Some(translator), ..links(1500, 1500, 1500) }, |relay| {
-            for family in Family::ALL {
-                bulk(relay, family);
-                large_datagrams(relay, family);
-                for (carrier, bytes) in [(Carrier::Udp, "2M"), (Carrier::Quic, "20M")] {
-                    let args = ["--bytes", bytes, "--duplex", "--verify", "--rate", "20M", "--max-loss", "5"];
-                    let report = traffic::stream(relay, carrier, family, &args).unwrap();
-                    assert!(report["bytes_down"].as_u64() > Some(1_000_000), "{report}");
-                    assert!(report["bytes_up"].as_u64() > Some(1_000_000), "{report}");
+        across(
+            RelayOptions { translator: Some(translator), ..links_with_fragments(1500, 1500, 1500) },
+            |relay| {
+                for family in Family::ALL {
+                    bulk(relay, family);
+                    large_datagrams(relay, family);
+                    for (carrier, bytes) in [(Carrier::Udp, "2M"), (Carrier::Quic, "20M")] {
+                        let args =
+                            ["--bytes", bytes, "--duplex", "--verify", "--rate", "20M", "--max-loss", "5"];
+                        let report = traffic::stream(relay, carrier, family, &args).unwrap();
+                        assert!(report["bytes_down"].as_u64() > Some(1_000_000), "{report}");
+                        assert!(report["bytes_up"].as_u64() > Some(1_000_000), "{report}");
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -1,7 +1,7 @@
 //! Long transfers over links that are not kind: a next hop that changes its MAC address, a WAN that reorders and doubles.
 
 use bench::stream::Carrier;
-use bench::topology::{Family, Gateway, Place, Process, Relay, RelayOptions, flow_name, ports};
+use bench::topology::{Driver, Family, Gateway, Place, Process, Relay, RelayOptions, flow_name, ports};
 use bench::traffic;
 use forwarder::api::{Proto, Reply, Request};
 
@@ -36,21 +36,26 @@ fn flows_on(relay: &Relay, family: Family) {
     eventually("bytes in both directions", || carried().iter().zip(before).all(|(n, b)| *n > b + 1_000_000));
 }
 
-/// The producer becomes another station three times during a transfer, by what `change` does with the MAC address.
-fn a_next_hop_changes(options: RelayOptions, change: impl Fn(&Relay, &str)) {
+/// The producer becomes another station so many times during transfers of both families, by what `change` does with the MAC
+/// address.
+fn a_next_hop_changes(options: RelayOptions, times: u8, change: impl Fn(&Relay, &str)) {
     private(|| {
         across(options, |relay| {
-            for family in Family::ALL {
-                let (_source, mut sink) = transfer(relay, family, "400M");
-                for n in 1..=3 {
-                    let mac = format!("02:00:00:00:{}:0{n}", if family == Family::V4 { "04" } else { "06" });
-                    change(relay, &mac);
+            let mut transfers = Family::ALL.map(|family| (family, transfer(relay, family, "200M")));
+            for n in 1..=times {
+                let mac = format!("02:00:00:00:83:0{n}");
+                change(relay, &mac);
+                for family in Family::ALL {
                     eventually("a new next hop", || {
                         next_hop(&relay.producer_gateway, family).as_deref() == Some(&mac)
                     });
-                    assert!(sink.ended().unwrap().is_none(), "{family:?}: it ended too soon");
-                    flows_on(relay, family);
                 }
+                for (family, (_, sink)) in &mut transfers {
+                    assert!(sink.ended().unwrap().is_none(), "{family:?}: it ended too soon");
+                    flows_on(relay, *family);
+                }
+            }
+            for (family, (_, sink)) in &mut transfers {
                 assert!(sink.wait(PATIENCE).unwrap().success(), "{family:?}: {}", sink.said());
             }
         });
@@ -59,7 +64,7 @@ fn a_next_hop_changes(options: RelayOptions, change: impl Fn(&Relay, &str)) {
 
 #[test]
 fn a_transfer_survives_a_next_hop_that_announces_its_new_mac() {
-    a_next_hop_changes(RelayOptions::default(), |relay, mac| {
+    a_next_hop_changes(RelayOptions::default(), 3, |relay, mac| {
         let host = &relay.producer;
         host.sysctl("ipv4/conf/eth0/arp_notify", "1").unwrap();
         host.sysctl("ipv6/conf/eth0/ndisc_notify", "1").unwrap();
@@ -70,7 +75,7 @@ fn a_transfer_survives_a_next_hop_that_announces_its_new_mac() {
 #[test]
 fn a_transfer_survives_a_next_hop_that_changes_its_mac_in_silence() {
     let options = RelayOptions { extra: "[timers]\nneighbor = 1\n".into(), ..RelayOptions::default() };
-    a_next_hop_changes(options, |relay, mac| {
+    a_next_hop_changes(options, 1, |relay, mac| {
         let host = &relay.producer;
         let Reply::Ports { ports } = relay.producer_gateway.call(Request::PortList).unwrap() else {
             panic!("not a list of ports")
@@ -121,7 +126,8 @@ fn quic_survives_reordering() {
 
 #[test]
 fn datagrams_come_whole_from_reordered_fragments() {
-    let narrow = RelayOptions { mtu: 9000, wan_mtu: Some(1500), ..RelayOptions::default() };
+    let narrow =
+        RelayOptions { driver: Driver::Pcap, mtu: 9000, wan_mtu: Some(1500), ..RelayOptions::default() };
     shuffled(narrow, |relay| {
         for family in Family::ALL {
             let args = [
