@@ -58,14 +58,14 @@ fn bulk(relay: &Relay, family: Family) {
     assert_eq!(report["bytes_up"], 30_000_000, "{family:?}: {report}");
 }
 
-/// Carries datagrams of 20,000 bytes both ways, which no link takes whole; either end compares each byte.
-fn large_datagrams(relay: &Relay, family: Family) -> Value {
+/// Carries a hundred datagrams of 20,000 bytes each way, which no link takes whole; either end compares each byte. Slow, because
+/// a receiver's socket holds only a few.
+fn large_datagrams(relay: &Relay, family: Family) {
     let args =
-        ["--bytes", "4M", "--duplex", "--verify", "--rate", "20M", "--datagram", "20000", "--max-loss", "10"];
+        ["--bytes", "2M", "--duplex", "--verify", "--rate", "10M", "--datagram", "20000", "--max-loss", "15"];
     let report = traffic::stream(relay, Carrier::Udp, family, &args).unwrap();
-    assert!(report["datagrams_down"]["received"].as_u64() >= Some(180), "{family:?}: {report}");
-    assert!(report["datagrams_up"]["received"].as_u64() >= Some(180), "{family:?}: {report}");
-    report
+    assert!(report["datagrams_down"]["received"].as_u64() >= Some(85), "{family:?}: {report}");
+    assert!(report["datagrams_up"]["received"].as_u64() >= Some(85), "{family:?}: {report}");
 }
 
 /// Datagrams that a host's kernel made whole from fragments.
@@ -164,7 +164,7 @@ fn large_datagrams_arrive(options: RelayOptions) {
                 large_datagrams(relay, family);
                 let far = relay.producer_family(family);
                 for (host, family) in [(&relay.consumer, family), (&relay.producer, far)] {
-                    assert!(reassembled(host, family) >= 180, "{family:?}: {}", host.name());
+                    assert!(reassembled(host, family) >= 85, "{family:?}: {}", host.name());
                 }
             }
         });
@@ -213,12 +213,12 @@ fn everything_is_translated(translator: Translator) {
                 for family in Family::ALL {
                     bulk(relay, family);
                     large_datagrams(relay, family);
-                    for (carrier, bytes) in [(Carrier::Udp, "2M"), (Carrier::Quic, "20M")] {
+                    for (carrier, bytes) in [(Carrier::Udp, "1M"), (Carrier::Quic, "20M")] {
                         let args =
-                            ["--bytes", bytes, "--duplex", "--verify", "--rate", "20M", "--max-loss", "5"];
+                            ["--bytes", bytes, "--duplex", "--verify", "--rate", "5M", "--max-loss", "15"];
                         let report = traffic::stream(relay, carrier, family, &args).unwrap();
-                        assert!(report["bytes_down"].as_u64() > Some(1_000_000), "{report}");
-                        assert!(report["bytes_up"].as_u64() > Some(1_000_000), "{report}");
+                        assert!(report["bytes_down"].as_u64() > Some(800_000), "{report}");
+                        assert!(report["bytes_up"].as_u64() > Some(800_000), "{report}");
                     }
                 }
             },

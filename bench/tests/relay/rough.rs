@@ -132,19 +132,19 @@ fn datagrams_come_whole_from_reordered_fragments() {
         for family in Family::ALL {
             let args = [
                 "--bytes",
-                "8M",
+                "4M",
                 "--duplex",
                 "--verify",
                 "--rate",
-                "20M",
+                "10M",
                 "--datagram",
                 "20000",
                 "--max-loss",
-                "10",
+                "15",
             ];
             let report = traffic::stream(relay, Carrier::Udp, family, &args).unwrap();
-            assert!(report["datagrams_down"]["received"].as_u64() >= Some(360), "{family:?}: {report}");
-            assert!(report["datagrams_up"]["received"].as_u64() >= Some(360), "{family:?}: {report}");
+            assert!(report["datagrams_down"]["received"].as_u64() >= Some(170), "{family:?}: {report}");
+            assert!(report["datagrams_up"]["received"].as_u64() >= Some(170), "{family:?}: {report}");
         }
     });
 }
