@@ -9,10 +9,10 @@ static long (*vlan_push)(struct __sk_buff *, __u16 proto, __u16 tci) = (void *)B
 static long (*vlan_pop)(struct __sk_buff *) = (void *)BPF_FUNC_skb_vlan_pop;
 static long (*redirect)(__u32 interface, __u64 flags) = (void *)BPF_FUNC_redirect;
 
-// What enters at the access port leaves at the trunk with the tag.
+// What enters at the access port leaves at the trunk with the tag, whose priority (PCP) is 5.
 SEC("tc") int access(struct __sk_buff *skb)
 {
-    return vlan_push(skb, __builtin_bswap16(0x8100), VID) ? TC_ACT_SHOT : redirect(TRUNK, 0);
+    return vlan_push(skb, __builtin_bswap16(0x8100), 5 << 13 | VID) ? TC_ACT_SHOT : redirect(TRUNK, 0);
 }
 
 // What enters at the trunk must have the tag, and leaves at the access port without it.

@@ -18,6 +18,7 @@ fn carries_everything(relay: &mut Relay) {
     }
 }
 
+/// Frames to the gateway carry a priority in their tags.
 #[test]
 fn a_vlan_tagged_access_link() {
     as_root(|| across(RelayOptions { vlan: Some(100), ..RelayOptions::default() }, carries_everything));
