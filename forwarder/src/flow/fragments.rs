@@ -24,6 +24,7 @@ use super::Millis;
 use super::hash::HashKey;
 use super::key::{Addrs, Key};
 use crate::io::PortIndex;
+use crate::sync::Limit;
 
 /// Milliseconds for which fragments wait for the first one, and for which a datagram that came whole is remembered, to refuse what
 /// comes twice. Networks reorder and repeat packets within far less. The times of RFC 791 section 3.2 (15 s at least) and of
@@ -610,12 +611,12 @@ fn class(first: bool, friend: bool) -> Class {
     }
 }
 
-/// Which pairs of addresses have connections: a filter of counters, each of which several pairs may share. So a stranger is taken for a
-/// friend now and then, and no friend for a stranger. A counter that has reached its end stays there, for it no longer knows
-/// how many it counts.
+/// Which pairs of addresses have connections: a filter of counters, each of which several pairs may share. So a stranger is taken
+/// for a friend now and then, and no friend for a stranger. All workers share it, because the fragments of a datagram meet where their
+/// addresses lead, which need not be where the connection is. Touched when a connection comes or goes, and by fragments.
 #[derive(Debug)]
 pub struct Pairs {
-    counts: Box<[u16]>,
+    counts: Box<[Limit]>,
     secret: Secret,
 }
 
@@ -623,7 +624,7 @@ impl Pairs {
     /// From 32 random bytes.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { counts: vec![0; PAIRS].into(), secret: Secret(HashKey::new(seed)) }
+        Self { counts: (0..PAIRS).map(|_| Limit::default()).collect(), secret: Secret(HashKey::new(seed)) }
     }
 
     fn place(&self, port: PortIndex, addrs: &Addrs) -> usize {
@@ -631,25 +632,24 @@ impl Pairs {
     }
 
     /// A connection's direction is there: packets with these addresses arrive at this port.
-    pub fn add(&mut self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get_mut(self.place(port, addrs)) {
-            *count = count.saturating_add(1);
+    pub fn add(&self, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.counts.get(self.place(port, addrs)) {
+            // There are not as many connections.
+            let _ = count.take(u32::MAX);
         }
     }
 
     /// A direction that was added has gone.
-    pub fn remove(&mut self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get_mut(self.place(port, addrs))
-            && *count != u16::MAX
-        {
-            *count = count.saturating_sub(1);
+    pub fn remove(&self, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.counts.get(self.place(port, addrs)) {
+            count.give();
         }
     }
 
     /// May there be a connection whose packets arrive so?
     #[must_use]
     pub fn contains(&self, port: PortIndex, addrs: &Addrs) -> bool {
-        self.counts.get(self.place(port, addrs)).is_some_and(|count| *count > 0)
+        self.counts.get(self.place(port, addrs)).is_some_and(|count| count.in_use() > 0)
     }
 }
 
@@ -1208,11 +1208,10 @@ mod tests {
     }
 
     #[test]
-    fn pairs_count_and_a_full_counter_stays() {
-        let mut pairs = Pairs::new(SEED);
+    fn pairs_count() {
+        let pairs = Pairs::new(SEED);
         let (a, six) = (v4(1, 2), Addrs::V6(1, 2));
         assert!(!pairs.contains(0, &a));
-        pairs.remove(0, &a);
         pairs.add(0, &a);
         pairs.add(0, &a);
         pairs.add(0, &six);
@@ -1225,9 +1224,11 @@ mod tests {
             pairs.add(0, &a);
         }
         for _ in 0..70_000 {
+            assert!(pairs.contains(0, &a));
             pairs.remove(0, &a);
         }
-        assert!(pairs.contains(0, &a), "it does not know how many there are");
+        assert!(!pairs.contains(0, &a));
+        pairs.add(0, &a);
         let shared = (10..1010).filter(|n| pairs.contains(0, &v4(*n, 7))).count();
         assert!(shared < 5, "{shared} of 1000 are taken for the two");
     }
