@@ -444,6 +444,27 @@ fn a_connection_is_opened_by_a_datagram_in_fragments() {
     }
 }
 
+/// A first fragment that is none of its datagram's opens nothing: it came before, or it overlaps what did.
+#[test]
+fn a_fragment_that_is_refused_opens_no_connection() {
+    let mut rig = Rig::new("");
+    add_flows(&mut rig);
+    rig.advance(1000);
+    let first = |client: u16| {
+        let whole = Packet::udp(LAN, &format!("10.0.0.2:{client}"), "10.0.0.1:5000", &data(184)).build();
+        move |len, more| piece(&whole, 1, 0, len, more)
+    };
+    rig.send(LAN, &[first(4000)(64, true)]);
+    assert_eq!(rig.take(WAN).len(), 1);
+    // Of the same addresses and identification, with other ports.
+    rig.drops_as("some of the bytes", LAN, &first(4001)(32, true), FragmentOverlap);
+    rig.drops_as("the same bytes", LAN, &first(4002)(64, true), FragmentOverlap);
+    rig.drops_as("more bytes", LAN, &first(4003)(72, true), FragmentOverlap);
+    rig.drops_as("of a doomed datagram", LAN, &first(4004)(64, true), FragmentOverlap);
+    assert_eq!(rig.connections().len(), 1);
+    rig.balance();
+}
+
 /// Fragments open nothing that a whole packet would not.
 #[test]
 fn who_may_not_open_a_connection_may_not_in_fragments() {

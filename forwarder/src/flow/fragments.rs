@@ -188,8 +188,8 @@ impl Flight {
         self.age(now) >= if open || self.doomed { REMEMBER } else { WAIT }
     }
 
-    /// Notes that bytes came.
-    fn add(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
+    /// May these bytes come? Dooms the datagram when they overlap others.
+    fn check(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
         if self.doomed || self.seen.iter().any(|r| r.0 <= start && end <= r.1) {
             return Err(Refusal::Overlap);
         }
@@ -199,9 +199,12 @@ impl Flight {
         }
         let beyond = self.end.is_some_and(|known| end > known);
         let cuts_off = !more && (self.end.is_some() || self.seen.last().is_some_and(|r| r.1 > end));
-        if beyond || cuts_off {
-            return Err(Refusal::Malformed);
-        }
+        if beyond || cuts_off { Err(Refusal::Malformed) } else { Ok(()) }
+    }
+
+    /// Notes that bytes came.
+    fn add(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
+        self.check(start, end, more)?;
         let at = self.seen.iter().filter(|r| r.0 < start).count();
         let before = at.checked_sub(1).filter(|i| self.seen.get(*i).is_some_and(|r| r.1 == start));
         let after = self.seen.get(at).copied().filter(|r| r.0 == end);
@@ -428,6 +431,18 @@ impl<B> Fragments<B> {
             return Arrived::Refused(Refusal::Malformed);
         }
         self.arrive(k, piece, Some(key), friend, now).unwrap_or_else(Arrived::Refused)
+    }
+
+    /// Why a fragment will be dropped for what came of its datagram before it, if it will. So a first one that is none opens no
+    /// connection.
+    pub fn refuses(&mut self, k: &FragmentKey, piece: Piece, now: Millis) -> Option<Refusal> {
+        let (end, at) = (k.end_of(piece)?, self.find(k)?);
+        let flight = self.flights.get_mut(at)?.as_mut().filter(|f| !f.expired(now))?;
+        let refused = flight.check(piece.offset, end, piece.more).err();
+        if flight.doomed {
+            self.held.orphan(flight);
+        }
+        refused
     }
 
     /// Any other fragment. `friend`: the two addresses have a connection ([`Pairs`]).
