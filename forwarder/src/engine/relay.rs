@@ -119,7 +119,11 @@ impl<B: PacketBuf> Engine<B> {
                 self.counters.flows[flow.slot as usize].refused.add(1);
                 return Err(DropReason::FlowDraining);
             }
-            conn.seen = seen::CLIENT_SYN;
+            // Reset and nothing else, both ends may be there still: a reset may be forged, and a SYN behind it (RFC 5961). The target's
+            // answer or whatever follows later tells.
+            if !conn.only_reset() {
+                conn.seen = seen::CLIENT_SYN;
+            }
             return Ok(());
         }
         let [syn, fin] = if from_client {
@@ -127,6 +131,9 @@ impl<B: PacketBuf> Engine<B> {
         } else {
             [seen::TARGET_SYN, seen::TARGET_FIN]
         };
+        if flags & tcp::SYN != 0 && !from_client {
+            conn.seen &= !seen::RST;
+        }
         for (flag, bit) in [(tcp::SYN, syn), (tcp::FIN, fin)] {
             if flags & flag != 0 {
                 conn.seen |= bit;
