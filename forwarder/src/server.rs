@@ -1,8 +1,8 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
 //! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
-//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues back, then ports close, then the
-//! pool goes, then EAL.
+//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
+//! back, then ports close, then the pool goes, then EAL.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -302,7 +302,9 @@ fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mu
         format!("{} of port {port:?} by {}", c.rival.address, c.rival.mac)
     });
     Err(anyhow!(
-        "other stations have addresses of ours: {}; give the ports free ones or take them from those stations          (a link-local address follows from the MAC address: two stations have the same);          [addresses] check = \"off\" starts without asking",
+        "other stations have addresses of ours: {}; give the ports free ones or take them from those stations \
+         (a link-local address follows from the MAC address: two stations have the same); \
+         [addresses] check = \"off\" starts without asking",
         taken.collect::<Vec<_>>().join(", ")
     ))
 }

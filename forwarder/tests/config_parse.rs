@@ -511,3 +511,21 @@ fn ports_share_a_device_when_their_tags_differ() {
     let error = Config::parse(&(many(16) + &port(16, "tap:t3", "vlan = 5")), "s2ds.toml");
     assert!(error.is_ok(), "a port of a device that is there");
 }
+
+#[test]
+fn a_flow_is_described_with_all_that_it_says() {
+    let flow = |more: &str| {
+        format!(
+            "{PORTS}\n[[flow]]\nname = \"told\"\nproto = \"tcp\"\nlisten = \"10.0.0.1:5000\"\n\
+             target = \"192.0.2.20:6000\"\nfrom = [\"10.0.0.0/24\"]\n{more}\n"
+        )
+    };
+    for (more, shown) in [("", "-"), ("mss_clamp = \"auto\"\n", "auto"), ("mss_clamp = 1400\n", "1400")] {
+        for (hairpin, yes) in [("", "no"), ("hairpin = true", "yes")] {
+            let text = Config::parse(&flow(&format!("{more}{hairpin}")), "s2ds.toml").unwrap().describe();
+            let line = text.lines().find(|l| l.starts_with("told")).unwrap();
+            let cells: Vec<&str> = line.split_whitespace().rev().take(4).collect();
+            assert_eq!(cells[1..], [yes, shown, "-"], "{line}");
+        }
+    }
+}

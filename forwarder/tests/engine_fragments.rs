@@ -44,7 +44,11 @@ fn add_flows(rig: &mut Rig) {
 
 /// One connection of each of [`SIDES`], in order.
 fn warm() -> (Rig, Vec<Conn>) {
-    let mut rig = Rig::new("");
+    warm_with(1)
+}
+
+fn warm_with(workers: usize) -> (Rig, Vec<Conn>) {
+    let mut rig = Rig::with(&format!("{PORTS}\n{}", neighbors()), workers, 4096);
     add_flows(&mut rig);
     rig.advance(1000);
     let conns = SIDES.map(|(proto, port, v6, out)| {
@@ -440,6 +444,27 @@ fn a_connection_is_opened_by_a_datagram_in_fragments() {
     }
 }
 
+/// A first fragment that is none of its datagram's opens nothing: it came before, or it overlaps what did.
+#[test]
+fn a_fragment_that_is_refused_opens_no_connection() {
+    let mut rig = Rig::new("");
+    add_flows(&mut rig);
+    rig.advance(1000);
+    let first = |client: u16| {
+        let whole = Packet::udp(LAN, &format!("10.0.0.2:{client}"), "10.0.0.1:5000", &data(184)).build();
+        move |len, more| piece(&whole, 1, 0, len, more)
+    };
+    rig.send(LAN, &[first(4000)(64, true)]);
+    assert_eq!(rig.take(WAN).len(), 1);
+    // Of the same addresses and identification, with other ports.
+    rig.drops_as("some of the bytes", LAN, &first(4001)(32, true), FragmentOverlap);
+    rig.drops_as("the same bytes", LAN, &first(4002)(64, true), FragmentOverlap);
+    rig.drops_as("more bytes", LAN, &first(4003)(72, true), FragmentOverlap);
+    rig.drops_as("of a doomed datagram", LAN, &first(4004)(64, true), FragmentOverlap);
+    assert_eq!(rig.connections().len(), 1);
+    rig.balance();
+}
+
 /// Fragments open nothing that a whole packet would not.
 #[test]
 fn who_may_not_open_a_connection_may_not_in_fragments() {
@@ -493,49 +518,51 @@ fn the_end_gives_back_what_waits() {
 }
 
 /// Strangers' fragments, whose first ones never come, have but a few buffers, and give way: whoever has a connection can have its
-/// fragments in any order all the while.
+/// fragments in any order all the while, at whatever worker they meet.
 #[test]
 fn strangers_cannot_hinder_who_has_a_connection() {
-    let (mut rig, conns) = warm();
-    let mut random = 7u32;
-    let mut next = move || {
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        random >> 8
-    };
-    let mut flood = |rig: &mut Rig| {
-        for burst in 0..200 {
-            let frames: Vec<_> = (0..32)
-                .map(|_| {
-                    let (host, id) = (next() % 65_000 + 300, next());
-                    let v6 = burst % 2 == 1;
-                    let (src, dst) = if v6 {
-                        (format!("[fd00::1:{host:x}]:4000"), "[fd00::1]:5000")
-                    } else {
-                        (format!("10.0.{}.{}:4000", host / 256, host % 256), "10.0.0.1:5000")
-                    };
-                    let whole = Packet::udp(LAN, &src, dst, &data(100)).build();
-                    fragments(&whole, &[40, 80], id)[1].clone()
-                })
-                .collect();
-            rig.send(LAN, &frames);
-        }
-    };
-    flood(&mut rig);
-    for (n, conn) in conns.iter().enumerate() {
-        let d = datagram(conn, true, 100);
-        let pieces = fragments(&d.frame, &[40, 80], n as u32);
-        rig.send(d.port, &[pieces[2].clone(), pieces[1].clone()]);
+    for workers in [1, 3] {
+        let (mut rig, conns) = warm_with(workers);
+        let mut random = 7u32;
+        let mut next = move || {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random >> 8
+        };
+        let mut flood = |rig: &mut Rig| {
+            for burst in 0..200 * workers {
+                let frames: Vec<_> = (0..32)
+                    .map(|_| {
+                        let (host, id) = (next() % 65_000 + 300, next());
+                        let v6 = burst % 2 == 1;
+                        let (src, dst) = if v6 {
+                            (format!("[fd00::1:{host:x}]:4000"), "[fd00::1]:5000")
+                        } else {
+                            (format!("10.0.{}.{}:4000", host / 256, host % 256), "10.0.0.1:5000")
+                        };
+                        let whole = Packet::udp(LAN, &src, dst, &data(100)).build();
+                        fragments(&whole, &[40, 80], id)[1].clone()
+                    })
+                    .collect();
+                rig.send(LAN, &frames);
+            }
+        };
         flood(&mut rig);
-        // One in a thousand is taken for a friend.
-        assert!(rig.stats().held < 64 + 200);
-        rig.send(d.port, &[pieces[0].clone()]);
-        assert_same(&reassemble(&rig.take(d.out)), &d.leaves);
-        rig.advance(10);
+        for (n, conn) in conns.iter().enumerate() {
+            let d = datagram(conn, true, 100);
+            let pieces = fragments(&d.frame, &[40, 80], n as u32);
+            rig.send(d.port, &[pieces[2].clone(), pieces[1].clone()]);
+            flood(&mut rig);
+            // One in a thousand is taken for a friend.
+            assert!(rig.stats().held < (workers * (64 + 200)) as u64);
+            rig.send(d.port, &[pieces[0].clone()]);
+            assert_same(&reassemble(&rig.take(d.out)), &d.leaves);
+            rig.advance(10);
+        }
+        assert!(rig.drops()["fragment_table_full"] > 10_000);
+        rig.advance(WAIT + 100);
+        assert_eq!(rig.stats().held, 0);
+        rig.balance();
     }
-    assert!(rig.drops()["fragment_table_full"] > 10_000);
-    rig.advance(WAIT + 100);
-    assert_eq!(rig.stats().held, 0);
-    rig.balance();
 }
 
 /// Fragments arrive at whatever worker and leave by the one that owns the connection, in the order in which they came.

@@ -124,6 +124,27 @@ fn a_connection_outlives_a_forged_reset() {
     }
 }
 
+/// The same with a forged SYN behind the forged reset: the ends did not believe either. One that is right opens a connection anew.
+#[test]
+fn a_connection_outlives_a_forged_reset_and_a_forged_syn() {
+    let mut rig = rig();
+    let conn = established(&mut rig);
+    rig.relays_both(&conn, true, tcp(RST), b"");
+    rig.relays_both(&conn, true, tcp(SYN), b"");
+    assert_ne!(state(&mut rig), "established");
+    pass(&mut rig, 5000);
+    rig.relays_both(&conn, false, tcp(ACK), b"I live");
+    pass(&mut rig, 5000);
+    assert_eq!(state(&mut rig), "established");
+    for (from_client, flags) in [(true, RST), (true, SYN), (false, SYN | ACK), (true, ACK)] {
+        rig.relays_both(&conn, from_client, tcp(flags), b"");
+    }
+    assert_eq!(state(&mut rig), "established");
+    pass(&mut rig, 60 * MINUTE);
+    assert_eq!(state(&mut rig), "established");
+    rig.balance();
+}
+
 /// RFC 5382 REQ-2: SYNs that cross.
 #[test]
 fn both_may_open_at_once() {

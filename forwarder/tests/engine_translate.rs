@@ -5,7 +5,7 @@
 mod common;
 
 use common::packet::{
-    ACK, Body, Packet, SYN, addr, fix_ip4, fix_transport, host_mac, internet_checksum, read, tcp,
+    ACK, Body, Packet, SYN, addr, extend, fix_ip4, fix_transport, host_mac, internet_checksum, read, tcp,
 };
 use common::{Conn, LAN, Rig, SMALL, TAG, WAN, flow};
 use forwarder::api::{FlowSpec, MssClamp, Proto, Request};
@@ -175,6 +175,47 @@ fn fragments_are_translated_and_reassemble() {
             assert_eq!((got.src, got.dst, got.payload), (conn.source, conn.target, payload.clone()));
         }
     }
+    rig.balance();
+}
+
+/// RFC 7915 section 5.1.1: offsets count the extension headers behind a fragment header, which IPv4 does not have.
+#[test]
+fn fragments_of_extension_headers_have_no_translation() {
+    let mut rig = rig();
+    let conn = open(&mut rig, Proto::Udp, "[fd00:0::2]:4000", "[fd00:0::1]:5001", WAN, "10.1.0.2:6001");
+    let whole = conn.by_client(Body::Udp { checksum: true }, &[7; 100]).build();
+    // Destination options, eight bytes of padding.
+    let options = [0, 0, 1, 4, 0, 0, 0, 0];
+    for (n, order) in (1..).zip([[0, 1], [1, 0]]) {
+        let pieces = common::packet::fragments(&extend(&whole, 60, &options), &[48], n);
+        rig.send(LAN, &order.map(|i: usize| pieces[i].clone()));
+        assert_eq!(rig.take_any(), []);
+        assert_eq!(
+            rig.drops().into_iter().collect::<Vec<_>>(),
+            [("ipv6_extension".into(), u64::from(2 * n))]
+        );
+    }
+    // Of those before it nothing is left, and a whole packet may have them anywhere.
+    let behind = common::packet::fragments(&whole, &[48], 7);
+    let behind: Vec<_> = behind.iter().map(|f| extend(f, 60, &options)).collect();
+    rig.send(LAN, &behind);
+    assert_eq!(read(&reassembled(&rig.take(WAN))).payload, [7; 100]);
+    assert_eq!(read(&rig.pass(LAN, &extend(&whole, 60, &options), WAN)).payload, [7; 100]);
+    rig.balance();
+}
+
+/// RFC 7915 section 4: a fragment has a fragment header as well.
+#[test]
+fn the_sender_of_a_first_fragment_is_told_28_bytes_less() {
+    let mut rig = rig();
+    let there = open(&mut rig, Proto::Udp, "10.0.0.2:4000", "10.0.0.1:5002", SMALL, "[fd00:3::2]:6002");
+    let whole = there.by_client(Body::Udp { checksum: true }, &[1; 1400]).build();
+    let mut first = fragments(&whole, &[1240, 168])[0].clone();
+    first[20] |= 0x40;
+    fix_ip4(&mut first, 14);
+    rig.send(LAN, &[first]);
+    let told = rig.take(LAN).pop().unwrap();
+    assert_eq!((told[23], &told[34..36], &told[40..42]), (1, &[3, 4][..], &1252u16.to_be_bytes()[..]));
     rig.balance();
 }
 

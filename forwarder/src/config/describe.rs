@@ -53,8 +53,18 @@ impl Config {
             section("Neighbors", &neighbors);
         }
 
-        let mut flows =
-            Table::new(&["NAME", "PROTO", "LISTEN", "TARGET", "NEXT HOP", "FROM", ">MAX CONNS", ">LEASE"]);
+        let mut flows = Table::new(&[
+            "NAME",
+            "PROTO",
+            "LISTEN",
+            "TARGET",
+            "NEXT HOP",
+            "FROM",
+            ">MAX CONNS",
+            ">MSS CLAMP",
+            "HAIRPIN",
+            ">LEASE",
+        ]);
         for f in &self.flows {
             let hop = self.network().next_hop(f.target.ip());
             flows.row([
@@ -65,6 +75,8 @@ impl Config {
                 hop.map_or_else(|| "-".to_owned(), |h| format!("{} on {}", h.address, port(h.port))),
                 join(&f.from),
                 f.max_conns.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+                f.mss_clamp.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+                if f.hairpin { "yes" } else { "no" }.to_owned(),
                 f.lease.map_or_else(|| "-".to_owned(), |s| format!("{s} s")),
             ]);
         }

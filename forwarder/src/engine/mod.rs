@@ -77,8 +77,8 @@ pub struct Parts<B> {
     pub steering: Arc<[Steering]>,
     /// This worker's fragments.
     pub fragments: Fragments<B>,
-    /// This worker's pairs of addresses.
-    pub pairs: Pairs,
+    /// Who has connections, at any worker.
+    pub pairs: Arc<Pairs>,
 }
 
 /// A packet, rewritten but for its Ethernet header, that waits for its next hop's MAC address.
@@ -123,7 +123,7 @@ pub struct Engine<B> {
     neighbors_ticked: Millis,
     /// Fragments on their way in, and who has connections.
     fragments: Fragments<B>,
-    pairs: Pairs,
+    pairs: Arc<Pairs>,
     /// Is the packet in hand one that another worker handed over?
     taken_over: bool,
     echoes: Allowance,

@@ -7,7 +7,7 @@
 
 use super::relay::{Piece, Plain};
 use super::slow::Transport;
-use super::{DropReason, Edge, Engine};
+use super::{DropReason, Edge, Engine, admit};
 use crate::flow::fragments::{Arrived, FragmentKey, Refusal};
 use crate::flow::key::Addrs;
 use crate::flow::{Found, Key, fragments};
@@ -41,19 +41,25 @@ impl<B: PacketBuf> Engine<B> {
         if let Some(other) = self.other_meeting_place(port, &part.key) {
             return self.hand_over(edge, other, port, packet);
         }
-        let known = self.pairs.contains(port, &part.key.addrs);
+        let friend = self.pairs.contains(port, &part.key.addrs);
         let arrived = match &part.transport {
-            None => self.fragments.later(&part.key, part.piece, known, self.now),
+            None => self.fragments.later(&part.key, part.piece, friend, self.now),
             Some(t) => {
                 let Some(key) = t.tuple.key() else {
                     return self.drop(edge, port, packet, DropReason::NoFlow);
                 };
+                // What the table refuses opens nothing.
+                let known = self.table.find(&key).is_some_and(|f| self.still_allowed(f.conn()));
+                let opens = !known && admit::check(&self.net, &self.flows, &t.tuple, t.opens()).is_ok();
+                if opens && let Some(refusal) = self.fragments.refuses(&part.key, part.piece, self.now) {
+                    return self.drop(edge, port, packet, reason(refusal));
+                }
                 match self.connection(port, t) {
                     Err(reason) => return self.drop(edge, port, packet, reason),
                     // What has a connection here has both ends' word for it.
                     Ok(place) => {
-                        let known = known || matches!(place, Place::Here(_));
-                        self.fragments.first(&part.key, part.piece, key, known, self.now)
+                        let friend = friend || matches!(place, Place::Here(_));
+                        self.fragments.first(&part.key, part.piece, key, friend, self.now)
                     }
                 }
             }
@@ -68,7 +74,7 @@ impl<B: PacketBuf> Engine<B> {
                 }
             }
             Arrived::Wait => {
-                if let Err(packet) = self.fragments.hold(&part.key, packet, known) {
+                if let Err(packet) = self.fragments.hold(&part.key, packet, friend) {
                     self.drop(edge, port, packet, DropReason::FragmentTableFull);
                 }
             }
@@ -148,7 +154,8 @@ pub(super) enum Place {
     Worker(usize),
 }
 
-/// What a fragment is, `ip` being its packet without faults; none when it is no fragment, or one of no datagram. `transport` is the first one's.
+/// What a fragment is, `ip` being its packet without faults; none when it is no fragment, or one of no datagram. `transport` is
+/// the first one's.
 pub(super) fn part(port: PortIndex, ip: &[u8], transport: Option<Transport>) -> Option<Part> {
     let part = |addrs, protocol, id, piece, l4: usize, header: usize| Part {
         key: FragmentKey { port, protocol, addrs, id },

@@ -119,7 +119,11 @@ impl<B: PacketBuf> Engine<B> {
                 self.counters.flows[flow.slot as usize].refused.add(1);
                 return Err(DropReason::FlowDraining);
             }
-            conn.seen = seen::CLIENT_SYN;
+            // Reset and nothing else, both ends may be there still: a reset may be forged, and a SYN behind it (RFC 5961). The target's
+            // answer or whatever follows later tells.
+            if !conn.only_reset() {
+                conn.seen = seen::CLIENT_SYN;
+            }
             return Ok(());
         }
         let [syn, fin] = if from_client {
@@ -127,6 +131,9 @@ impl<B: PacketBuf> Engine<B> {
         } else {
             [seen::TARGET_SYN, seen::TARGET_FIN]
         };
+        if flags & tcp::SYN != 0 && !from_client {
+            conn.seen &= !seen::RST;
+        }
         for (flag, bit) in [(tcp::SYN, syn), (tcp::FIN, fin)] {
             if flags & flag != 0 {
                 conn.seen |= bit;
@@ -153,15 +160,14 @@ impl<B: PacketBuf> Engine<B> {
             Ipv4::parse_quoted(ip).map_or((0, false), |ip| (ip.total_len(), !ip.dont_fragment()))
         };
         let total = total as u32;
+        let v6_header =
+            if plain.piece.is_some() { ipv6::HEADER + ipv6::FRAGMENT_HEADER } else { ipv6::HEADER };
         let size = match (half.translates(), half.is_v6()) {
             // The frame counts, not what the IP header says: what lies behind the packet is sent along with it.
             (false, _) if total <= mtu => return Fit::Trailer,
             (false, _) => frame,
             (true, true) => (total + ipv4::HEADER as u32).saturating_sub(plain.l4.into()),
-            (true, false) => {
-                let header = ipv6::HEADER + if plain.piece.is_some() { ipv6::FRAGMENT_HEADER } else { 0 };
-                (total + header as u32).saturating_sub(plain.l4.into())
-            }
+            (true, false) => (total + v6_header as u32).saturating_sub(plain.l4.into()),
         };
         // RFC 7915 sections 4 and 5: towards IPv6 nobody on the way can fragment, so what may be fragmented is, to what passes
         // everywhere; towards IPv4 small packets may be, because IPv6 has no way to ask for even smaller ones.
@@ -169,7 +175,7 @@ impl<B: PacketBuf> Engine<B> {
             (false, true) => (mtu, false, mtu),
             (false, false) => (mtu, may_split, mtu),
             (true, false) if may_split => (mtu.min(IPV6_MTU), true, mtu),
-            (true, false) => (mtu, false, mtu.saturating_sub(20)),
+            (true, false) => (mtu, false, mtu.saturating_sub((v6_header - ipv4::HEADER) as u32)),
             (true, true) => (mtu, may_split || size <= IPV6_MTU - 20, (mtu + 20).max(IPV6_MTU)),
         };
         match (size <= most, may_split) {
@@ -252,6 +258,13 @@ impl<B: PacketBuf> Engine<B> {
                 let ip = Ipv6::parse_quoted(ip).map_err(|_| DropReason::IpTruncated)?;
                 let upper = ip.upper().map_err(|_| DropReason::Ipv6Extension)?;
                 let id = match plain.piece {
+                    // Offsets count what is behind the fragment header, and IPv4 has no extension headers there (section 5.1.1).
+                    Some(piece)
+                        if l4 != usize::from(piece.header) + ipv6::FRAGMENT_HEADER
+                            || ipv6::is_extension(upper.protocol) =>
+                    {
+                        return Err(DropReason::Ipv6Extension);
+                    }
                     Some(piece) => piece.id,
                     None => self.fragments.fresh_id(false),
                 };
@@ -260,8 +273,10 @@ impl<B: PacketBuf> Engine<B> {
             }
             _ => return Err(DropReason::NoFlow),
         };
-        // What lies behind the packet goes; where it lies in a segment of its own it may as well stay.
-        let _ = packet.frame_len() == l3 + total || packet.resize(l3 + total);
+        // What lies behind the packet goes. Where it cannot, in a segment of its own, it would count on the way out.
+        if packet.frame_len() != l3 + total && !packet.resize(l3 + total) {
+            return Err(DropReason::TooBig);
+        }
         self.sum_datagram(half, plain, packet, total)?;
         let (old, new) = (l4, header.len());
         if new > old {

@@ -59,7 +59,7 @@ pub(super) struct Transport {
 
 impl Transport {
     /// A UDP datagram, or a TCP segment that is a first SYN.
-    fn opens(&self) -> bool {
+    pub(super) fn opens(&self) -> bool {
         let first = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
         self.tuple.proto == Proto::Udp || self.flags & first == tcp::SYN
     }

@@ -43,6 +43,7 @@ pub fn engines<B: PacketBuf>(
     let anywhere = Steering::hand_over(&key, workers as u16);
     let steering: Arc<[Steering]> =
         net.ports.iter().map(|p| p.steering.as_ref().unwrap_or(&anywhere).clone()).collect();
+    let pairs = Arc::new(Pairs::new(seed()));
     let (publisher, readers) = Publisher::new(FlowSet::default(), workers);
     let engines = readers.into_iter().zip(peers(workers)).enumerate().map(|(worker, (flows, peers))| {
         let mut neighbors =
@@ -74,7 +75,7 @@ pub fn engines<B: PacketBuf>(
             peers,
             steering: Arc::clone(&steering),
             fragments: Fragments::new(seed(), worker, workers),
-            pairs: Pairs::new(seed()),
+            pairs: Arc::clone(&pairs),
         })
         .map_err(|e| anyhow!("no memory for limits.connections = {connections} ({e}); lower it"))
     });

@@ -24,6 +24,7 @@ use super::Millis;
 use super::hash::HashKey;
 use super::key::{Addrs, Key};
 use crate::io::PortIndex;
+use crate::sync::Limit;
 
 /// Milliseconds for which fragments wait for the first one, and for which a datagram that came whole is remembered, to refuse what
 /// comes twice. Networks reorder and repeat packets within far less. The times of RFC 791 section 3.2 (15 s at least) and of
@@ -187,8 +188,8 @@ impl Flight {
         self.age(now) >= if open || self.doomed { REMEMBER } else { WAIT }
     }
 
-    /// Notes that bytes came.
-    fn add(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
+    /// May these bytes come? Dooms the datagram when they overlap others.
+    fn check(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
         if self.doomed || self.seen.iter().any(|r| r.0 <= start && end <= r.1) {
             return Err(Refusal::Overlap);
         }
@@ -198,9 +199,12 @@ impl Flight {
         }
         let beyond = self.end.is_some_and(|known| end > known);
         let cuts_off = !more && (self.end.is_some() || self.seen.last().is_some_and(|r| r.1 > end));
-        if beyond || cuts_off {
-            return Err(Refusal::Malformed);
-        }
+        if beyond || cuts_off { Err(Refusal::Malformed) } else { Ok(()) }
+    }
+
+    /// Notes that bytes came.
+    fn add(&mut self, start: u16, end: u16, more: bool) -> Result<(), Refusal> {
+        self.check(start, end, more)?;
         let at = self.seen.iter().filter(|r| r.0 < start).count();
         let before = at.checked_sub(1).filter(|i| self.seen.get(*i).is_some_and(|r| r.1 == start));
         let after = self.seen.get(at).copied().filter(|r| r.0 == end);
@@ -429,6 +433,18 @@ impl<B> Fragments<B> {
         self.arrive(k, piece, Some(key), friend, now).unwrap_or_else(Arrived::Refused)
     }
 
+    /// Why a fragment will be dropped for what came of its datagram before it, if it will. So a first one that is none opens no
+    /// connection.
+    pub fn refuses(&mut self, k: &FragmentKey, piece: Piece, now: Millis) -> Option<Refusal> {
+        let (end, at) = (k.end_of(piece)?, self.find(k)?);
+        let flight = self.flights.get_mut(at)?.as_mut().filter(|f| !f.expired(now))?;
+        let refused = flight.check(piece.offset, end, piece.more).err();
+        if flight.doomed {
+            self.held.orphan(flight);
+        }
+        refused
+    }
+
     /// Any other fragment. `friend`: the two addresses have a connection ([`Pairs`]).
     pub fn later(&mut self, k: &FragmentKey, piece: Piece, friend: bool, now: Millis) -> Arrived {
         if piece.offset == 0 {
@@ -610,12 +626,12 @@ fn class(first: bool, friend: bool) -> Class {
     }
 }
 
-/// Which pairs of addresses have connections: a filter of counters, each of which several pairs may share. So a stranger is taken for a
-/// friend now and then, and no friend for a stranger. A counter that has reached its end stays there, for it no longer knows
-/// how many it counts.
+/// Which pairs of addresses have connections: a filter of counters, each of which several pairs may share. So a stranger is taken
+/// for a friend now and then, and no friend for a stranger. All workers share it, because the fragments of a datagram meet where their
+/// addresses lead, which need not be where the connection is. Touched when a connection comes or goes, and by fragments.
 #[derive(Debug)]
 pub struct Pairs {
-    counts: Box<[u16]>,
+    counts: Box<[Limit]>,
     secret: Secret,
 }
 
@@ -623,7 +639,7 @@ impl Pairs {
     /// From 32 random bytes.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { counts: vec![0; PAIRS].into(), secret: Secret(HashKey::new(seed)) }
+        Self { counts: (0..PAIRS).map(|_| Limit::default()).collect(), secret: Secret(HashKey::new(seed)) }
     }
 
     fn place(&self, port: PortIndex, addrs: &Addrs) -> usize {
@@ -631,25 +647,24 @@ impl Pairs {
     }
 
     /// A connection's direction is there: packets with these addresses arrive at this port.
-    pub fn add(&mut self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get_mut(self.place(port, addrs)) {
-            *count = count.saturating_add(1);
+    pub fn add(&self, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.counts.get(self.place(port, addrs)) {
+            // There are not as many connections.
+            let _ = count.take(u32::MAX);
         }
     }
 
     /// A direction that was added has gone.
-    pub fn remove(&mut self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get_mut(self.place(port, addrs))
-            && *count != u16::MAX
-        {
-            *count = count.saturating_sub(1);
+    pub fn remove(&self, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.counts.get(self.place(port, addrs)) {
+            count.give();
         }
     }
 
     /// May there be a connection whose packets arrive so?
     #[must_use]
     pub fn contains(&self, port: PortIndex, addrs: &Addrs) -> bool {
-        self.counts.get(self.place(port, addrs)).is_some_and(|count| *count > 0)
+        self.counts.get(self.place(port, addrs)).is_some_and(|count| count.in_use() > 0)
     }
 }
 
@@ -1208,11 +1223,10 @@ mod tests {
     }
 
     #[test]
-    fn pairs_count_and_a_full_counter_stays() {
-        let mut pairs = Pairs::new(SEED);
+    fn pairs_count() {
+        let pairs = Pairs::new(SEED);
         let (a, six) = (v4(1, 2), Addrs::V6(1, 2));
         assert!(!pairs.contains(0, &a));
-        pairs.remove(0, &a);
         pairs.add(0, &a);
         pairs.add(0, &a);
         pairs.add(0, &six);
@@ -1225,9 +1239,11 @@ mod tests {
             pairs.add(0, &a);
         }
         for _ in 0..70_000 {
+            assert!(pairs.contains(0, &a));
             pairs.remove(0, &a);
         }
-        assert!(pairs.contains(0, &a), "it does not know how many there are");
+        assert!(!pairs.contains(0, &a));
+        pairs.add(0, &a);
         let shared = (10..1010).filter(|n| pairs.contains(0, &v4(*n, 7))).count();
         assert!(shared < 5, "{shared} of 1000 are taken for the two");
     }

@@ -158,9 +158,18 @@ impl Cold {
 
     /// Has both ends' consent and no end's farewell (RFC 5382 section 5: established). False for UDP.
     pub fn established(&self) -> bool {
-        use seen::{CLIENT_FIN, CLIENT_SYN, RST, TARGET_FIN, TARGET_SYN};
+        self.opened() && self.seen & seen::RST == 0
+    }
+
+    /// Would it be established but for an RST?
+    pub fn only_reset(&self) -> bool {
+        self.opened() && self.seen & seen::RST != 0
+    }
+
+    fn opened(&self) -> bool {
+        use seen::{CLIENT_FIN, CLIENT_SYN, TARGET_FIN, TARGET_SYN};
         let both = |bits: u8| self.seen & bits == bits;
-        both(CLIENT_SYN | TARGET_SYN) && !both(CLIENT_FIN | TARGET_FIN) && self.seen & RST == 0
+        both(CLIENT_SYN | TARGET_SYN) && !both(CLIENT_FIN | TARGET_FIN)
     }
 }
 
