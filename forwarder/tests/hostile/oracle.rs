@@ -184,14 +184,14 @@ impl Oracle {
     }
 
     /// Could it be from a client of the flow to its listen address, by what port it came and its addresses?
-    fn from_client(&self, flow: usize, port: u8, src: IpAddr, dst: IpAddr) -> bool {
+    fn sent_by_client(&self, flow: usize, port: u8, src: IpAddr, dst: IpAddr) -> bool {
         let spec = &self.flows[flow];
         let at = self.ways[flow].0 == port || spec.hairpin;
         at && dst == spec.listen.ip() && spec.from.iter().any(|net| net.contains(&src))
     }
 
     /// Could it be from the flow's target to a source address of ours?
-    fn from_target(&self, flow: usize, port: u8, src: IpAddr, dst: IpAddr) -> bool {
+    fn sent_by_target(&self, flow: usize, port: u8, src: IpAddr, dst: IpAddr) -> bool {
         let own = &self.links[usize::from(port)].own;
         self.ways[flow].1 == port && src == self.flows[flow].target.ip() && own.contains(&dst)
     }
@@ -215,12 +215,12 @@ impl Oracle {
         self.arrived.insert((port, quote_of(l3.packet).to_vec()));
         let quoted = upper_at(l3.packet).and_then(|(_, at)| addresses(l3.packet.get(at + 8..)?));
         for i in 0..self.flows.len() {
-            self.admissible[i] += u64::from(self.from_client(i, port, src, dst));
-            self.answers[i] += u64::from(self.from_target(i, port, src, dst));
+            self.admissible[i] += u64::from(self.sent_by_client(i, port, src, dst));
+            self.answers[i] += u64::from(self.sent_by_target(i, port, src, dst));
             // An error comes against the direction of what it quotes.
             if let Some((src, dst)) = quoted {
-                self.errors_to_client[i] += u64::from(self.from_target(i, port, dst, src));
-                self.errors_to_target[i] += u64::from(self.from_client(i, port, dst, src));
+                self.errors_to_client[i] += u64::from(self.sent_by_target(i, port, dst, src));
+                self.errors_to_target[i] += u64::from(self.sent_by_client(i, port, dst, src));
             }
         }
     }
@@ -302,7 +302,8 @@ impl Oracle {
         if addresses(quote) != Some((dst, src)) {
             return Err("an error about another's packet".into());
         }
-        let known = |i: usize| self.from_client(i, port, dst, src) || self.from_target(i, port, dst, src);
+        let known =
+            |i: usize| self.sent_by_client(i, port, dst, src) || self.sent_by_target(i, port, dst, src);
         let own_kind =
             matches!((v6, message[0], message[1]), (false, 11, 0) | (false, 3, 4) | (true, 2 | 3, 0));
         if own_kind && self.arrived.contains(&(port, quote.to_vec())) && (0..self.flows.len()).any(known) {
@@ -319,9 +320,9 @@ impl Oracle {
                 continue;
             };
             let to_client = dport == spec.listen.port()
-                && self.from_client(i, port, dst, src)
+                && self.sent_by_client(i, port, dst, src)
                 && self.heard.contains(&(port, dst));
-            let to_target = sport == spec.target.port() && self.from_target(i, port, dst, src);
+            let to_target = sport == spec.target.port() && self.sent_by_target(i, port, dst, src);
             if to_client && self.admissible[i] > 0 && self.errors_to_client[i] > 0 {
                 self.errors_to_client[i] -= 1;
             } else if to_target && self.admissible[i] > 0 && self.errors_to_target[i] > 0 {
@@ -354,8 +355,8 @@ impl Oracle {
         let size = syn.and_then(announced);
         for (i, flow) in self.flows.iter().enumerate().filter(|(_, f)| f.proto == proto) {
             let (by, out) = self.ways[i];
-            let there = self.from_target(i, port, dst, src);
-            let back = self.from_client(i, port, dst, src);
+            let there = self.sent_by_target(i, port, dst, src);
+            let back = self.sent_by_client(i, port, dst, src);
             let most = match flow.mss_clamp {
                 None => u16::MAX,
                 Some(MssClamp::Bytes(bytes)) => bytes,
