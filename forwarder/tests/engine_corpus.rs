@@ -7,6 +7,7 @@ mod common;
 mod hostile;
 
 use hostile::engine::{Bench, flows};
+use hostile::oracle::layer3;
 use hostile::templates::{COUNT, put_right};
 
 /// Headers of an ICMP error with the packet it quotes are about this long.
@@ -47,7 +48,7 @@ fn every_packet_cut_at_every_length() {
             // As it is, and with an IP length that agrees.
             let plain = frame[..n].to_vec();
             let mut agreeing = plain.clone();
-            let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
+            let l3 = frame.len() - layer3(frame).map_or(0, |l3| l3.packet.len());
             if n > l3 + 6 {
                 let (at, len) =
                     if frame[l3] >> 4 == 4 { (2, n - l3) } else { (4, (n - l3).saturating_sub(40)) };

@@ -6,8 +6,8 @@ use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, SlicedPacket, TcpHeader, VlanId,
 };
 
-/// VLAN of every port of [`super::PORTS`].
-pub const VLANS: [Option<u16>; 4] = [None, None, Some(30), Some(40)];
+/// VLAN of every port of [`super::PORTS`], and none of one more device, for rigs that tag its frames themselves.
+pub const VLANS: [Option<u16>; 5] = [None, None, Some(30), Some(40), None];
 
 /// MAC address of the gateway's port.
 pub fn gw_mac(port: u8) -> [u8; 6] {

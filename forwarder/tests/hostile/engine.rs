@@ -5,55 +5,105 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder::api::{FlowSpec, Proto, Request};
+use forwarder::api::{FlowSpec, MssClamp, Proto, Request};
 use forwarder::io::memory::CAPACITY;
+use forwarder::wire::Mac;
 
-use super::oracle::{Link, Oracle};
-use super::templates::{COUNT, End, put_right};
-use crate::common::packet::{VLANS, arp, gw_mac, host_mac, nd};
+use super::oracle::{Link, Oracle, layer3};
+use super::templates::{BESIDE, COUNT, End, LINKS, QINQ, put_right, tagged};
+use crate::common::packet::{arp, gw_mac, host_mac, nd};
 use crate::common::{LAN, PORTS, Rig, SMALL, TAG, WAN, flow, neighbors};
 
 /// Few of everything, so that everything runs out.
 const LIMITS: &str =
-    "[limits]\nconnections = 64\nflows = 16\nneighbors = 64\nsource_ports = \"40000-40063\"\n";
+    "[limits]\nconnections = 64\nflows = 24\nneighbors = 64\nsource_ports = \"40000-40063\"\n";
 const BUFFERS: usize = 192;
 /// Longest script, in steps.
 const STEPS: usize = 200;
 /// Most frames of one script.
 const FRAMES: usize = 1_000_000;
 
+/// The ports behind those of [`PORTS`].
+const TRUNK: &str = r#"
+[[port]]
+name = "qinq"
+device = "vdev:test4"
+outer_vlan = 100
+vlan = 50
+addresses = ["10.4.0.1/24", "fd00:4::1/64"]
+[[port]]
+name = "beside"
+device = "vdev:test4"
+vlan = 60
+addresses = ["10.5.0.1/24", "fd00:5::1/64"]
+"#;
+
 /// The flows, each with the port that its clients are at and the one that its target is behind.
 pub fn flows() -> Vec<(FlowSpec, u8, u8)> {
     let hosts = "10.0.0.2/31,10.0.0.64/26";
     let hosts6 = "fd00::2/127,fd00::40/122";
+    let others = "10.2.0.2/31,10.2.0.64/26";
     let f = |name, proto, listen, target, from, by, out| (flow(name, proto, listen, target, from), by, out);
+    let clamped = |(spec, by, out), mss| (FlowSpec { mss_clamp: Some(mss), ..spec }, by, out);
+    let hairpin = |(spec, by, out)| (FlowSpec { hairpin: true, ..spec }, by, out);
+    let (auto, bytes) = (MssClamp::Auto, MssClamp::Bytes);
     vec![
         f("udp4", Proto::Udp, "10.0.0.1:5000", "10.1.0.2:6000", hosts, LAN, WAN),
         f("tcp4", Proto::Tcp, "10.0.0.1:5000", "10.1.0.2:6000", hosts, LAN, WAN),
         f("udp6", Proto::Udp, "[fd00::1]:5000", "[fd00:1::2]:6000", hosts6, LAN, WAN),
-        f("tcp6", Proto::Tcp, "[fd00::1]:5000", "[fd00:1::2]:6000", hosts6, LAN, WAN),
+        clamped(f("tcp6", Proto::Tcp, "[fd00::1]:5000", "[fd00:1::2]:6000", hosts6, LAN, WAN), bytes(1200)),
         f("tag4", Proto::Udp, "10.2.0.1:5000", "10.0.0.2:6000", "10.2.0.0/24", TAG, LAN),
-        f("tag6", Proto::Tcp, "[fd00:2::1]:5000", "[fd00:3::2]:6000", "fd00:2::/64", TAG, SMALL),
+        clamped(
+            f("tag6", Proto::Tcp, "[fd00:2::1]:5000", "[fd00:3::2]:6000", "fd00:2::/64", TAG, SMALL),
+            auto,
+        ),
         f("narrow4", Proto::Udp, "10.0.0.1:5001", "10.3.0.2:6000", hosts, LAN, SMALL),
         f("narrow6", Proto::Udp, "[fd00::1]:5001", "[fd00:3::2]:6000", hosts6, LAN, SMALL),
         // Next hops that have to be asked for, one of them a router.
         f("asked4", Proto::Udp, "10.0.0.1:5002", "10.1.0.77:6000", hosts, LAN, WAN),
         f("asked6", Proto::Tcp, "[fd00::1]:5002", "[fd00:1::77]:6000", hosts6, LAN, WAN),
         f("routed4", Proto::Tcp, "10.0.0.1:5003", "192.168.7.7:6000", hosts, LAN, WAN),
+        // Sides that differ in family.
+        f("udp46", Proto::Udp, "10.0.0.1:5010", "[fd00:1::2]:6010", hosts, LAN, WAN),
+        clamped(f("tcp46", Proto::Tcp, "10.0.0.1:5010", "[fd00:3::2]:6010", hosts, LAN, SMALL), auto),
+        f("udp64", Proto::Udp, "[fd00::1]:5010", "10.3.0.2:6010", hosts6, LAN, SMALL),
+        clamped(f("tcp64", Proto::Tcp, "[fd00::1]:5010", "10.1.0.2:6010", hosts6, LAN, WAN), bytes(1000)),
+        // Clients behind another port than the one that is asked.
+        hairpin(f("hairpin4", Proto::Udp, "10.0.0.1:5020", "10.1.0.2:6020", others, TAG, WAN)),
+        hairpin(f("hairpin46", Proto::Tcp, "10.0.0.1:5020", "[fd00:1::2]:6020", others, TAG, WAN)),
+        // Two ports of one device.
+        f("qinq4", Proto::Udp, "10.4.0.1:5000", "10.5.0.2:6000", "10.4.0.0/24", QINQ, BESIDE),
+        f("qinq6", Proto::Tcp, "[fd00:5::1]:5000", "[fd00:4::2]:6000", "fd00:5::/64", BESIDE, QINQ),
     ]
 }
 
 fn config(flows: &[(FlowSpec, u8, u8)]) -> String {
-    let mut text = format!("{LIMITS}{PORTS}{}", neighbors());
+    let mut text = format!("{LIMITS}{PORTS}{TRUNK}{}", neighbors());
+    for (port, name) in [(QINQ, "qinq"), (BESIDE, "beside")] {
+        for address in [2, 3].iter().flat_map(|n| [host(port, *n, false), host(port, *n, true)]) {
+            let mac = Mac(host_mac(address));
+            text += &format!("[[neighbor]]\nport = \"{name}\"\naddress = \"{address}\"\nmac = \"{mac}\"\n");
+        }
+    }
     for (spec, ..) in flows {
-        let FlowSpec { name, proto, listen, target, from, .. } = spec;
+        let FlowSpec { name, proto, listen, target, from, mss_clamp, hairpin, .. } = spec;
         let proto = if *proto == Proto::Tcp { "tcp" } else { "udp" };
         let from: Vec<String> = from.iter().map(ToString::to_string).collect();
         text += &format!(
-            "[[flow]]\nname = \"{name}\"\nproto = \"{proto}\"\nlisten = \"{listen}\"\ntarget = \"{target}\"\nfrom = {from:?}\n"
+            "[[flow]]\nname = \"{name}\"\nproto = \"{proto}\"\nlisten = \"{listen}\"\ntarget = \"{target}\"\nfrom = {from:?}\nhairpin = {hairpin}\n"
         );
+        text += &match mss_clamp {
+            Some(MssClamp::Auto) => "mss_clamp = \"auto\"\n".to_owned(),
+            Some(MssClamp::Bytes(bytes)) => format!("mss_clamp = {bytes}\n"),
+            None => String::new(),
+        };
     }
     text
+}
+
+/// A host on the link of a port.
+fn host(port: u8, n: u8, v6: bool) -> IpAddr {
+    if v6 { [0xfd00, port.into(), 0, 0, 0, 0, 0, n.into()].into() } else { [10, port, 0, n].into() }
 }
 
 /// A script's bytes, and zeros behind them.
@@ -113,10 +163,9 @@ impl Bench {
         let flows = flows();
         let rig = Rig::with(&config(&flows), workers, BUFFERS);
         let net = rig.workers[0].engine().net();
-        let links = net.ports.iter().zip(net.ports_l2()).zip(VLANS).map(|((p, l2), vlan)| {
-            let v4 = l2.ipv4.iter().map(|a| IpAddr::from(*a));
-            let own = v4.chain(l2.ipv6.iter().map(|a| IpAddr::from(*a))).collect();
-            Link { tags: vlan.into_iter().collect(), mtu: p.mtu.into(), own }
+        let links = net.ports.iter().zip(net.ports_l2()).zip(LINKS).map(|((p, l2), (device, tags))| {
+            let own = l2.addresses().collect();
+            Link { device, tags: tags.to_vec(), mtu: p.mtu.into(), own }
         });
         let oracle = Oracle::new(links.collect(), flows.clone());
         let (last, asked) = Default::default();
@@ -145,7 +194,7 @@ impl Bench {
     #[track_caller]
     fn judge(&mut self) {
         for (port, frame) in self.rig.take_any() {
-            self.oracle.leaves(port, &frame);
+            let port = self.oracle.leaves(port, &frame);
             self.remember(port, frame);
         }
     }
@@ -158,7 +207,7 @@ impl Bench {
     }
 
     fn remember(&mut self, port: u8, frame: Vec<u8>) {
-        let at = if matches!(frame[12..14], [0x81, 0]) { 18 } else { 14 };
+        let at = frame.len() - layer3(&frame).map_or(0, |l3| l3.packet.len());
         let ip = &frame[at..];
         if frame[at - 2..at] == [8, 6] || (ip.len() > 54 && ip[0] >> 4 == 6 && ip[6] == 58 && ip[40] == 135) {
             if frame[at - 2] != 8 || ip[7] == 1 {
@@ -204,15 +253,7 @@ impl Bench {
             return End { port: *out, proto: spec.proto, src: spec.target, dst: from.unwrap_or_else(some) };
         }
         // Two that are known, one that has to be asked for, one that is not allowed.
-        let host = [2u8, 3, 100, 9][usize::from(who >> 1 & 3)];
-        let ip = match spec.listen.ip() {
-            IpAddr::V4(a) => IpAddr::from([10, a.octets()[1], 0, host]),
-            IpAddr::V6(a) => {
-                let mut o = a.octets();
-                o[15] = host;
-                o.into()
-            }
-        };
+        let ip = host(*by, [2, 3, 100, 9][usize::from(who >> 1 & 3)], spec.listen.is_ipv6());
         let src = SocketAddr::new(ip, 4000 + u16::from(who >> 3));
         End { port: *by, proto: spec.proto, src, dst: spec.listen }
     }
@@ -241,25 +282,27 @@ impl Bench {
             return;
         }
         let (port, frame) = self.asked.remove(0);
-        let at = if matches!(frame[12..14], [0x81, 0]) { 18 } else { 14 };
+        let at = frame.len() - layer3(&frame).map_or(0, |l3| l3.packet.len());
         let p = &frame[at..];
-        let answer = if frame[at - 2] == 8 {
-            let [spa, tpa]: [[u8; 4]; 2] = [p[14..18].try_into().unwrap(), p[24..28].try_into().unwrap()];
-            let mac = if how & 1 == 0 { host_mac(tpa.into()) } else { [how, 2, 3, 4, 5, 6] };
-            arp(port, gw_mac(port), 2, (mac, tpa), (gw_mac(port), spa))
-        } else {
-            let [src, target] = [8, 48].map(|at| IpAddr::from(*p[at..].first_chunk::<16>().unwrap()));
-            let mac = if how & 1 == 0 { host_mac(target) } else { [how, 2, 3, 4, 5, 6] };
-            let (src, target) = (src.to_string(), target.to_string());
-            nd(
-                port,
-                (mac, &target),
-                (gw_mac(port), &src),
-                (136, 0x60),
-                &target,
-                (how & 2 == 0).then_some(mac),
-            )
-        };
+        let answer = tagged(port, |port| {
+            if frame[at - 2] == 8 {
+                let [spa, tpa]: [[u8; 4]; 2] = [p[14..18].try_into().unwrap(), p[24..28].try_into().unwrap()];
+                let mac = if how & 1 == 0 { host_mac(tpa.into()) } else { [how, 2, 3, 4, 5, 6] };
+                arp(port, gw_mac(port), 2, (mac, tpa), (gw_mac(port), spa))
+            } else {
+                let [src, target] = [8, 48].map(|at| IpAddr::from(*p[at..].first_chunk::<16>().unwrap()));
+                let mac = if how & 1 == 0 { host_mac(target) } else { [how, 2, 3, 4, 5, 6] };
+                let (src, target) = (src.to_string(), target.to_string());
+                nd(
+                    port,
+                    (mac, &target),
+                    (gw_mac(port), &src),
+                    (136, 0x60),
+                    &target,
+                    (how & 2 == 0).then_some(mac),
+                )
+            }
+        });
         self.inject(port, &answer);
     }
 
@@ -274,18 +317,18 @@ impl Bench {
             }
             // A device takes only so many frames, or all again.
             1 => {
-                let (port, n) = (op >> 4 & 3, s.byte());
+                let (port, n) = ((op >> 4 & 7) % LINKS.len() as u8, s.byte());
                 let room = if n >= 64 { usize::MAX } else { n.into() };
                 self.rig.ios.iter().for_each(|io| io.set_tx_room(port, room));
             }
             // Any bytes, perhaps for us.
             2 => {
-                let n = s.byte();
+                let (port, n) = ([LAN, WAN, TAG, QINQ][usize::from(op >> 4 & 3)], s.byte());
                 let mut frame = s.bytes(n.into());
                 if op & 0x40 != 0 && frame.len() >= 6 {
-                    frame[..6].copy_from_slice(&gw_mac(op >> 4 & 3));
+                    frame[..6].copy_from_slice(&gw_mac(port));
                 }
-                self.inject(op >> 4 & 3, &frame);
+                self.inject(port, &frame);
             }
             3 => {
                 let index = usize::from(s.byte()) % self.flows.len();
@@ -327,7 +370,7 @@ impl Bench {
     /// Everything under way comes to its end; nothing is missing.
     #[track_caller]
     pub fn finish(&mut self) {
-        for port in 0..4 {
+        for port in 0..LINKS.len() as u8 {
             self.rig.ios.iter().for_each(|io| io.set_tx_room(port, usize::MAX));
         }
         for ms in [1, 1000, 1000, 1000, 1000, 1000, 60_000, 60_000] {

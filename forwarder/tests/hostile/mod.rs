@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod engine;
+pub mod nat;
 pub mod oracle;
 pub mod parsers;
 pub mod templates;
@@ -28,5 +29,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: parsers::config, seeds: templates::configs },
     Target { name: "api", run: parsers::api, seeds: templates::calls },
     Target { name: "pcap", run: parsers::pcap, seeds: templates::recordings },
+    Target { name: "icmp_error", run: nat::icmp_error, seeds: nat::packets },
+    Target { name: "own_error", run: nat::own_errors, seeds: nat::packets },
+    Target { name: "family", run: nat::family, seeds: nat::packets },
+    Target { name: "mss", run: nat::mss, seeds: nat::segments },
+    Target { name: "fragments", run: nat::fragments, seeds: nat::arrivals },
+    Target { name: "claim", run: nat::claim, seeds: nat::claimed },
     Target { name: "engine", run: engine::run, seeds: engine::seeds },
 ];

@@ -160,7 +160,7 @@ pub fn icmpv6(data: &[u8]) {
     }
 }
 
-fn links() -> &'static [PortL2] {
+pub fn links() -> &'static [PortL2] {
     static LINKS: OnceLock<Vec<PortL2>> = OnceLock::new();
     LINKS.get_or_init(|| {
         let config = Arc::new(Config::parse(PORTS, "ports").unwrap());

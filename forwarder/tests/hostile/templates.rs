@@ -8,7 +8,7 @@ use forwarder::api::{Call, Proto, Request};
 use crate::common::packet::{
     ACK, Body, FIN, PSH, Packet, RST, SYN, arp, fix_ip4, gw_mac, host_mac, internet_checksum, nd, tcp,
 };
-use crate::common::{LAN, PORTS, TAG, neighbors};
+use crate::common::{LAN, PORTS, SMALL, TAG, WAN, neighbors};
 
 /// One end of a connection, as it sends: at which port, from where, to where.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,30 @@ pub struct End {
     pub proto: Proto,
     pub src: SocketAddr,
     pub dst: SocketAddr,
+}
+
+/// A port with two tags, and one beside it on the same device, behind those of [`PORTS`].
+pub const QINQ: u8 = 4;
+pub const BESIDE: u8 = 5;
+/// The first port of every port's device, and its tags: kind and id, the outer one first.
+pub const LINKS: [(u8, &[(u16, u16)]); 6] = [
+    (LAN, &[]),
+    (WAN, &[]),
+    (TAG, &[(0x8100, 30)]),
+    (SMALL, &[(0x8100, 40)]),
+    (QINQ, &[(0x88a8, 100), (0x8100, 50)]),
+    (QINQ, &[(0x8100, 60)]),
+];
+
+/// A frame for a port; `make` makes it for the first port of its device, without the tags of a port that [`PORTS`] does not have.
+pub fn tagged(port: u8, make: impl FnOnce(u8) -> Vec<u8>) -> Vec<u8> {
+    let (device, tags) = LINKS[usize::from(port)];
+    let mut frame = make(device);
+    if port >= QINQ {
+        let tags = tags.iter().flat_map(|(kind, id)| [kind.to_be_bytes(), id.to_be_bytes()].concat());
+        frame.splice(12..12, tags);
+    }
+    frame
 }
 
 /// How many templates there are.
@@ -46,6 +70,10 @@ impl End {
 
     /// The packet of template `kind` (modulo their number), varied by `how`. `last` is a frame that the relay sent to this end.
     pub fn frame(&self, kind: u8, how: u8, last: Option<&[u8]>) -> Vec<u8> {
+        tagged(self.port, |port| End { port, ..*self }.template(kind, how, last))
+    }
+
+    fn template(&self, kind: u8, how: u8, last: Option<&[u8]>) -> Vec<u8> {
         let v4 = self.src.is_ipv4();
         let mut data = self.packet(&[how; 16]);
         let l3 = data.l3();
