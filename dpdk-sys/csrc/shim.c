@@ -35,6 +35,9 @@ bool s2_read(const struct rte_mbuf *m, uint32_t offset, uint32_t length, void *t
 
 	if (offset > rte_pktmbuf_pkt_len(m) || length > rte_pktmbuf_pkt_len(m) - offset)
 		return false;
+	/* rte_pktmbuf_read looks for the segment of the first byte, which at the end there is none of. */
+	if (length == 0)
+		return true;
 	/* Points into the frame when the bytes lie together, else at the copy. */
 	from = rte_pktmbuf_read(m, offset, length, to);
 	if (from != NULL && from != to)

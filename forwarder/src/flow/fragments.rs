@@ -29,8 +29,13 @@ use crate::sync::Limit;
 /// Milliseconds for which fragments wait for the first one, and for which a datagram that came whole is remembered, to refuse what
 /// comes twice. Networks reorder and repeat packets within far less. The times of RFC 791 section 3.2 (15 s at least) and of
 /// RFC 8200 section 4.5 (60 s) are for hosts that reassemble; here only the first fragment has to come, and every one that waits
-/// is a receive buffer less. A sender of 30,000 datagrams a second or more uses an identification of IPv4 again after this time.
+/// is a receive buffer less.
 pub const WAIT: Millis = 2_000;
+
+/// Milliseconds after which another first fragment with the same identification begins another datagram: senders of many use an
+/// identification of IPv4 again within a second (RFC 4963). It leaves under an identification of its own, so whatever the
+/// receiver still has of the one before is not mixed with it.
+pub const AGAIN: Millis = 100;
 
 /// Milliseconds for which a datagram that has not come whole is remembered after its first fragment, and one that is doomed after
 /// whichever came first: RFC 791's lower bound, after which the receiver may have given up as well. No fragment prolongs it.
@@ -186,6 +191,12 @@ impl Flight {
     fn expired(&self, now: Millis) -> bool {
         let open = self.first.is_some() && !self.complete();
         self.age(now) >= if open || self.doomed { REMEMBER } else { WAIT }
+    }
+
+    /// Does it take another fragment, the first one or a later one? Else that begins another datagram.
+    fn goes_on(&self, first: bool, now: Millis) -> bool {
+        let another = first && self.first.is_some() && !self.doomed && self.age(now) >= AGAIN;
+        !self.expired(now) && !another
     }
 
     /// May these bytes come? Dooms the datagram when they overlap others.
@@ -437,7 +448,7 @@ impl<B> Fragments<B> {
     /// connection.
     pub fn refuses(&mut self, k: &FragmentKey, piece: Piece, now: Millis) -> Option<Refusal> {
         let (end, at) = (k.end_of(piece)?, self.find(k)?);
-        let flight = self.flights.get_mut(at)?.as_mut().filter(|f| !f.expired(now))?;
+        let flight = self.flights.get_mut(at)?.as_mut().filter(|f| f.goes_on(piece.offset == 0, now))?;
         let refused = flight.check(piece.offset, end, piece.more).err();
         if flight.doomed {
             self.held.orphan(flight);
@@ -465,7 +476,12 @@ impl<B> Fragments<B> {
         let Some(end) = k.end_of(piece) else { return Err(Refusal::Malformed) };
 
         let at = match self.find(k) {
-            Some(at) if self.flights.get(at).is_some_and(|f| f.as_ref().is_some_and(|f| !f.expired(now))) => {
+            Some(at)
+                if self
+                    .flights
+                    .get(at)
+                    .is_some_and(|f| f.as_ref().is_some_and(|f| f.goes_on(first.is_some(), now))) =>
+            {
                 at
             }
             found => {
@@ -984,6 +1000,36 @@ mod tests {
         }
     }
 
+    /// RFC 4963: a sender of many datagrams uses their identifications again while the last ones are remembered.
+    #[test]
+    fn a_first_fragment_that_comes_again_begins_another_datagram() {
+        let mut relay = Relay::new();
+        let k = datagram(1, 1);
+        for (complete, n) in [(true, 0), (false, 1), (true, 2)] {
+            relay.now = n * AGAIN;
+            let Arrived::Pass { id, .. } = relay.send(&k, piece(0, 8, true)) else { panic!("{n}") };
+            let again = relay.send(&k, piece(0, 8, true));
+            assert_eq!(refused(again), Some(Refusal::Overlap), "a duplicate");
+            if complete {
+                assert!(
+                    matches!(relay.send(&k, piece(8, 8, false)), Arrived::Pass { id: same, .. } if same == id)
+                );
+            }
+            relay.now += AGAIN - 1;
+            assert_eq!(refused(relay.send(&k, piece(0, 8, true))), Some(Refusal::Overlap));
+        }
+        let ids: std::collections::BTreeSet<u32> = (3..6)
+            .map(|n| {
+                relay.now = n * AGAIN;
+                match relay.send(&k, piece(0, 8, true)) {
+                    Arrived::Pass { id, .. } => id,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        assert_eq!(ids.len(), 3, "each under an identification of its own");
+    }
+
     #[test]
     fn a_first_fragment_is_remembered_for_its_time_and_a_whole_datagram_for_less() {
         for start in [0, u32::MAX - 1_000] {
@@ -997,13 +1043,12 @@ mod tests {
                 relay.send(&k, piece(0, 8, true));
             }
             relay.send(&whole, piece(8, 8, false));
-            relay.now = tied.wrapping_add(WAIT - 1);
+            relay.now = tied.wrapping_add(AGAIN - 1);
             assert_eq!(refused(relay.send(&whole, piece(0, 8, true))), Some(Refusal::Overlap));
+            relay.now = tied.wrapping_add(WAIT - 1);
+            assert_eq!(refused(relay.send(&whole, piece(8, 8, false))), Some(Refusal::Overlap));
             relay.now = tied.wrapping_add(WAIT);
-            assert!(
-                matches!(relay.send(&whole, piece(0, 8, true)), Arrived::Pass { .. }),
-                "the id's next use"
-            );
+            assert_eq!(relay.send(&whole, piece(8, 8, false)), Arrived::Wait, "the id's next use");
             relay.now = tied.wrapping_add(REMEMBER - 1);
             assert!(matches!(relay.send(&open, piece(16, 8, true)), Arrived::Pass { .. }));
             relay.now = tied.wrapping_add(REMEMBER);
