@@ -312,7 +312,7 @@ impl Relay<'_> {
         lane: &Lane,
         mut packet: IO::Buf,
     ) -> Result<(), Unsent<IO::Buf>> {
-        let Some(way) = self.way::<L3>(lane.found) else { return Err(Unsent::Unusual(packet)) };
+        let Some(way) = self.way(lane.found) else { return Err(Unsent::Unusual(packet)) };
         if !way.takes(lane) || !self.rewrite::<L3>(packet.head_mut(), lane.found, &way) {
             return Err(Unsent::Unusual(packet));
         }
@@ -337,7 +337,7 @@ impl Relay<'_> {
         packets: &mut impl Iterator<Item = IO::Buf>,
     ) -> (usize, Option<Unsent<IO::Buf>>) {
         let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let Some(way) = self.way::<L3>(found) else { return (1, packets.next().map(Unsent::Unusual)) };
+        let Some(way) = self.way(found) else { return (1, packets.next().map(Unsent::Unusual)) };
         let Some(batch) = edge.batch(self.counters, way.adjacency.port, train.len()) else {
             return (1, packets.next().map(Unsent::Unusual));
         };
@@ -363,16 +363,14 @@ impl Relay<'_> {
         (sent as usize + usize::from(unsent.is_some()), unsent)
     }
 
-    /// The way of the packets of one half; none when something about it is not usual.
+    /// The way of the packets of one half; none when something about it is not usual. Its header has the length of the one that
+    /// packets came with: else the half had no `fast_hop`.
     #[inline(always)]
-    fn way<const L3: usize>(&self, found: Found) -> Option<Way<'_>> {
+    fn way(&self, found: Found) -> Option<Way<'_>> {
         let half = self.table.halves.get(found.index())?;
         let adjacency = self.adjacencies.get(usize::from(half.fast_hop))?;
         let flow = self.counters.flows.get(half.flow as usize)?;
         if self.versions.get(half.flow as usize)? != &half.version {
-            return None;
-        }
-        if usize::from(adjacency.l2_len) != L3 {
             return None;
         }
         // The rewrite is copied: the compiler cannot know that a packet's bytes are not the connection's.

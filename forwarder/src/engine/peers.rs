@@ -62,6 +62,11 @@ pub fn peers<B>(workers: usize) -> Vec<Peers<B>> {
 }
 
 impl<B> Peers<B> {
+    /// This worker's.
+    pub(super) fn number(&self) -> usize {
+        self.me
+    }
+
     /// Pushes a packet that came in at `port` to another worker, or gives it back.
     fn push(&mut self, to: usize, port: PortIndex, packet: B) -> Result<(), B> {
         match self.to.get_mut(to) {

@@ -323,6 +323,8 @@ impl<B: PacketBuf> Engine<B> {
             source,
             target: flow.spec.target,
             arrives: [t.tuple.port, out_port],
+            retagged: self.ports_l2[usize::from(t.tuple.port)].tags.header_len()
+                != self.ports_l2[usize::from(out_port)].tags.header_len(),
         };
         let Ok(n) = self.table.insert(&endpoints, flow, [hop_target, hop_client], self.now) else {
             self.neighbors.release(hop_target);
@@ -333,7 +335,7 @@ impl<B: PacketBuf> Engine<B> {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
         for key in self.table.keys(n) {
-            self.pairs.add(key.port, &key.addrs);
+            self.pairs.add(self.peers.number(), key.port, &key.addrs);
         }
         Ok(n)
     }

@@ -43,7 +43,7 @@ pub fn engines<B: PacketBuf>(
     let anywhere = Steering::hand_over(&key, workers as u16);
     let steering: Arc<[Steering]> =
         net.ports.iter().map(|p| p.steering.as_ref().unwrap_or(&anywhere).clone()).collect();
-    let pairs = Arc::new(Pairs::new(seed()));
+    let pairs = Arc::new(Pairs::new(seed(), workers));
     let (publisher, readers) = Publisher::new(FlowSet::default(), workers);
     let engines = readers.into_iter().zip(peers(workers)).enumerate().map(|(worker, (flows, peers))| {
         let mut neighbors =

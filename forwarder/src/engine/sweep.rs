@@ -127,9 +127,6 @@ impl<B: PacketBuf> Engine<B> {
         if let Some(flow) = self.flows.slot(slot).filter(|flow| flow.id == id) {
             flow.shared.connections.give();
         }
-        for key in self.table.keys(n) {
-            self.pairs.remove(key.port, &key.addrs);
-        }
         for direction in Direction::BOTH {
             self.neighbors.release(self.table.half(Found::of(n, direction)).next_hop);
         }
@@ -141,7 +138,9 @@ impl<B: PacketBuf> Engine<B> {
             }
             p.conn != n
         });
-        self.table.remove(n);
+        for key in self.table.remove(n).iter().flatten() {
+            self.pairs.remove(self.peers.number(), key.port, &key.addrs);
+        }
     }
 
     /// Asks next hops that have to be asked, announces own addresses, and gives up what waits for next hops that do not answer.

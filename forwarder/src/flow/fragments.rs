@@ -24,7 +24,7 @@ use super::Millis;
 use super::hash::HashKey;
 use super::key::{Addrs, Key};
 use crate::io::PortIndex;
-use crate::sync::Limit;
+use crate::sync::Counter;
 
 /// Milliseconds for which fragments wait for the first one, and for which a datagram that came whole is remembered, to refuse what
 /// comes twice. Networks reorder and repeat packets within far less. The times of RFC 791 section 3.2 (15 s at least) and of
@@ -57,7 +57,7 @@ const RANGES: usize = 8;
 /// Flights looked at by [`Fragments::expire`] beside those that have packets: all in 13 s when it is called every 100 ms.
 const SWEEP: usize = 32;
 /// Counters of [`Pairs`].
-const PAIRS: usize = 16_384;
+const PAIRS: usize = 8192;
 
 const NO_SLOT: u16 = u16::MAX;
 const NO_FLIGHT: u32 = u32::MAX;
@@ -643,44 +643,50 @@ fn class(first: bool, friend: bool) -> Class {
 }
 
 /// Which pairs of addresses have connections: a filter of counters, each of which several pairs may share. So a stranger is taken
-/// for a friend now and then, and no friend for a stranger. All workers share it, because the fragments of a datagram meet where their
-/// addresses lead, which need not be where the connection is. Touched when a connection comes or goes, and by fragments.
+/// for a friend now and then, and no friend for a stranger. Every worker counts its own connections and reads what all count, because the
+/// fragments of a datagram meet where their addresses lead, which need not be where the connection is.
 #[derive(Debug)]
 pub struct Pairs {
-    counts: Box<[Limit]>,
+    /// By worker, its only writer.
+    counts: Box<[Box<[Counter]>]>,
     secret: Secret,
 }
 
 impl Pairs {
-    /// From 32 random bytes.
+    /// Of `workers` workers, from 32 random bytes.
     #[must_use]
-    pub fn new(seed: [u8; 32]) -> Self {
-        Self { counts: (0..PAIRS).map(|_| Limit::default()).collect(), secret: Secret(HashKey::new(seed)) }
+    pub fn new(seed: [u8; 32], workers: usize) -> Self {
+        let row = |_| (0..PAIRS).map(|_| Counter::default()).collect();
+        Self { counts: (0..workers).map(row).collect(), secret: Secret(HashKey::new(seed)) }
     }
 
     fn place(&self, port: PortIndex, addrs: &Addrs) -> usize {
         (self.secret.pair(port, addrs) >> 32) as usize & (PAIRS - 1)
     }
 
-    /// A connection's direction is there: packets with these addresses arrive at this port.
-    pub fn add(&self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get(self.place(port, addrs)) {
-            // There are not as many connections.
-            let _ = count.take(u32::MAX);
+    fn count(&self, worker: usize, port: PortIndex, addrs: &Addrs) -> Option<&Counter> {
+        self.counts.get(worker)?.get(self.place(port, addrs))
+    }
+
+    /// A connection's direction is there, at a worker: packets with these addresses arrive at this port. For that worker only.
+    pub fn add(&self, worker: usize, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.count(worker, port, addrs) {
+            count.add(1);
         }
     }
 
-    /// A direction that was added has gone.
-    pub fn remove(&self, port: PortIndex, addrs: &Addrs) {
-        if let Some(count) = self.counts.get(self.place(port, addrs)) {
-            count.give();
+    /// A direction that the worker added has gone.
+    pub fn remove(&self, worker: usize, port: PortIndex, addrs: &Addrs) {
+        if let Some(count) = self.count(worker, port, addrs) {
+            count.set(count.get().saturating_sub(1));
         }
     }
 
-    /// May there be a connection whose packets arrive so?
+    /// May there be a connection whose packets arrive so, at any worker?
     #[must_use]
     pub fn contains(&self, port: PortIndex, addrs: &Addrs) -> bool {
-        self.counts.get(self.place(port, addrs)).is_some_and(|count| count.in_use() > 0)
+        let place = self.place(port, addrs);
+        self.counts.iter().any(|row| row.get(place).is_some_and(|count| count.get() > 0))
     }
 }
 
@@ -1269,26 +1275,26 @@ mod tests {
 
     #[test]
     fn pairs_count() {
-        let pairs = Pairs::new(SEED);
+        let pairs = Pairs::new(SEED, 2);
         let (a, six) = (v4(1, 2), Addrs::V6(1, 2));
         assert!(!pairs.contains(0, &a));
-        pairs.add(0, &a);
-        pairs.add(0, &a);
-        pairs.add(0, &six);
-        pairs.remove(0, &a);
+        pairs.add(1, 0, &a);
+        pairs.add(1, 0, &a);
+        pairs.add(1, 0, &six);
+        pairs.remove(1, 0, &a);
         assert!(pairs.contains(0, &a) && pairs.contains(0, &six));
         assert!(!pairs.contains(1, &a) && !pairs.contains(0, &v4(2, 1)), "port and direction count");
-        pairs.remove(0, &a);
+        pairs.remove(1, 0, &a);
         assert!(!pairs.contains(0, &a));
         for _ in 0..70_000 {
-            pairs.add(0, &a);
+            pairs.add(1, 0, &a);
         }
         for _ in 0..70_000 {
             assert!(pairs.contains(0, &a));
-            pairs.remove(0, &a);
+            pairs.remove(1, 0, &a);
         }
         assert!(!pairs.contains(0, &a));
-        pairs.add(0, &a);
+        pairs.add(1, 0, &a);
         let shared = (10..1010).filter(|n| pairs.contains(0, &v4(*n, 7))).count();
         assert!(shared < 5, "{shared} of 1000 are taken for the two");
     }

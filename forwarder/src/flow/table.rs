@@ -114,12 +114,15 @@ pub struct Half {
     pub last_seen: Millis,
     /// Where packets go.
     pub next_hop: AdjIndex,
-    /// The same for the fast path; [`NOWHERE`] where the families of the two sides differ, which it does not translate.
+    /// The same for the fast path, or [`TRANSLATED`] or [`RETAGGED`], which no next hop has: what changes the length of headers is not
+    /// for it.
     pub fast_hop: AdjIndex,
 }
 
-/// An [`AdjIndex`] that no next hop has.
-pub const NOWHERE: AdjIndex = AdjIndex::MAX;
+/// In the place of a next hop: the families of the two sides differ.
+pub const TRANSLATED: AdjIndex = AdjIndex::MAX;
+/// In the place of a next hop: the ports of the two sides have Ethernet headers of different lengths.
+pub const RETAGGED: AdjIndex = AdjIndex::MAX - 1;
 
 const _: () = assert!(size_of::<Half>() == 64);
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -188,6 +191,8 @@ pub struct Endpoints {
     pub target: SocketAddr,
     /// Ports at which packets arrive: from the client, from the target.
     pub arrives: [PortIndex; 2],
+    /// Do these have Ethernet headers of different lengths?
+    pub retagged: bool,
 }
 
 impl Endpoints {
@@ -223,7 +228,7 @@ impl Half {
     /// Do packets leave in the other IP family?
     #[inline(always)]
     pub fn translates(&self) -> bool {
-        self.fast_hop != self.next_hop
+        self.fast_hop == TRANSLATED
     }
 
     /// Counts frames.
@@ -504,7 +509,11 @@ impl ConnTable {
                 version: flow.version,
                 last_seen: now,
                 next_hop,
-                fast_hop: if translates { NOWHERE } else { next_hop },
+                fast_hop: match (translates, e.retagged) {
+                    (true, _) => TRANSLATED,
+                    (_, true) => RETAGGED,
+                    _ => next_hop,
+                },
                 ..halves[half]
             };
         }
@@ -526,19 +535,20 @@ impl ConnTable {
         Ok(n)
     }
 
-    /// Removes a connection.
-    pub fn remove(&mut self, n: u32) {
+    /// Removes a connection; returns the keys of its directions when there was one.
+    pub fn remove(&mut self, n: u32) -> Option<[Key; 2]> {
         if !self.in_use(n) {
-            return;
+            return None;
         }
-        for direction in Direction::BOTH {
-            let hash = self.hash_of(&self.key(n, direction));
-            self.unindex(hash, Found::of(n, direction).0);
+        let keys = self.keys(n);
+        for (direction, key) in Direction::BOTH.into_iter().zip(&keys) {
+            self.unindex(self.hash_of(key), Found::of(n, direction).0);
             *self.half_mut(Found::of(n, direction)) = Half::zeroed();
         }
         self.half_mut(Found::of(n, Direction::ToTarget)).flow = self.free;
         self.free = n;
         self.len -= 1;
+        Some(keys)
     }
 
     /// Asks for what [`ConnTable::remove`] will touch of record `n`.
@@ -664,6 +674,7 @@ impl ConnTable {
             source: at(back, 2, 1),
             target: at(back, 3, 0),
             arrives: [key::port_of(there.key[1]), key::port_of(back.key[1])],
+            retagged: there.fast_hop == RETAGGED,
         }
     }
 }
@@ -767,6 +778,7 @@ mod tests {
             source: SocketAddr::new(address(12, 1 + (n >> 14)), 32_768 + (n & 0x3fff) as u16),
             target: SocketAddr::new(address(13, 1), 6000),
             arrives: [0, 1],
+            retagged: false,
         }
     }
 
@@ -871,7 +883,7 @@ mod tests {
         for n in 0..10 {
             insert(&mut table, &endpoints(n, false)).unwrap();
         }
-        (3..6).for_each(|n| table.remove(n));
+        (3..6).for_each(|n| assert!(table.remove(n).is_some()));
         let (occupied, mask) = (table.buckets.to_vec(), table.buckets.len() - 1);
         for keys in 0..2 {
             let e = endpoints(50, false);

@@ -4,8 +4,8 @@
 //! |---|---|---|---|
 //! | [`Publisher`]'s current pointer and epoch | the service, under its lock | workers | release / acquire |
 //! | [`Reader`]'s acknowledged epoch | its worker | the service | release / acquire |
-//! | [`Counter`] | one worker | the service, telemetry | relaxed: a figure may be one burst old, never torn |
-//! | [`Limit`] | every worker, at admission and removal only | the service, and workers about fragments | relaxed: the count itself is all it guards |
+//! | [`Counter`] | one worker | the service, telemetry, workers about fragments | relaxed: a figure may be one burst old, never torn |
+//! | [`Limit`] | every worker, at admission and removal only | the service | relaxed: the count itself is all it guards |
 //! | [`ring()`]'s places and the sender's count | its sender | its receiver | release / acquire |
 //! | [`ring()`]'s receiver's count | its receiver | its sender | release / acquire |
 //! | [`StopFlag`] | the main thread | workers and service threads | relaxed: it only ends loops |
