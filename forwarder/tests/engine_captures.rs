@@ -9,10 +9,10 @@ mod hostile;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use common::packet::{VLANS, gw_mac, host_mac};
+use common::packet::{gw_mac, host_mac};
 use forwarder::io::pcap::{Pcap, PcapError};
 use hostile::engine::{Bench, flows};
-use hostile::templates::{End, put_right};
+use hostile::templates::{End, LINKS, put_right};
 
 /// The most frames of one recording, and of one bench.
 const FRAMES: usize = 2000;
@@ -61,9 +61,10 @@ fn to_us(frame: &[u8], port: u8, from: IpAddr) -> Option<Vec<u8>> {
     while matches!(word(frame, at), 0x8100 | 0x88a8 | 0x9100) {
         at += 4;
     }
-    let mut out = [gw_mac(port), host_mac(from)].concat();
-    if let Some(id) = VLANS[usize::from(port)] {
-        out.extend([0x81, 0x00]);
+    let (device, tags) = LINKS[usize::from(port)];
+    let mut out = [gw_mac(device), host_mac(from)].concat();
+    for (kind, id) in tags {
+        out.extend(kind.to_be_bytes());
         out.extend(id.to_be_bytes());
     }
     out.extend(frame.get(at..)?);
@@ -72,7 +73,7 @@ fn to_us(frame: &[u8], port: u8, from: IpAddr) -> Option<Vec<u8>> {
 
 /// The packet in a frame as if `end` had sent it: addresses, and ports when asked for; checksums are right again.
 fn as_sent_by(end: &End, mut frame: Vec<u8>, ports: bool) -> Option<Vec<u8>> {
-    let l3 = if VLANS[usize::from(end.port)].is_some() { 18 } else { 14 };
+    let l3 = 14 + 4 * LINKS[usize::from(end.port)].1.len();
     let ip = frame.get_mut(l3..)?;
     let l4 = match (end.src.ip(), end.dst.ip(), word(ip, 0) >> 12) {
         (IpAddr::V4(src), IpAddr::V4(dst), 4) if ip.len() >= 20 => {
@@ -109,7 +110,7 @@ fn replay(bench: &mut Bench, frame: &[u8]) {
             for ports in [true, false] {
                 let sent = to_us(frame, end.port, end.src.ip()).and_then(|f| as_sent_by(&end, f, ports));
                 if let Some(frame) = sent {
-                    bench.inject(end.port, &frame);
+                    bench.inject(LINKS[usize::from(end.port)].0, &frame);
                 }
             }
         }
