@@ -14,7 +14,7 @@ use crate::nat::error::{self, OwnError};
 use crate::nat::icmp::{self as nat_icmp, Onward, QuoteError};
 use crate::wire::ipv4::{Ipv4, Ipv4Mut};
 use crate::wire::ipv6::{Ipv6, Ipv6Mut};
-use crate::wire::{Frame, icmp, icmpv6};
+use crate::wire::{Frame, WireError, icmp, icmpv6};
 
 /// Longest frame of an error that is passed on, in bytes: what the largest MTU of a port and its headers come to.
 pub(super) const SCRATCH: usize = 9800;
@@ -135,21 +135,15 @@ impl<B: PacketBuf> Engine<B> {
         if !self.own_errors.take(self.now) {
             return;
         }
-        let Some(mut reply) = edge.io.alloc() else { return };
-        if !reply.resize(frame.l3 + len) {
-            return;
-        }
-        let mac = self.net.ports[usize::from(port)].mac;
-        let Some((l2, body)) = reply.head_mut().split_at_mut_checked(frame.l3) else { return };
-        // Tags and ethertype are those of the packet.
-        l2.copy_from_slice(&packet.head()[..frame.l3]);
-        l2[..6].copy_from_slice(&frame.src.0);
-        l2[6..12].copy_from_slice(&mac.0);
-        body.copy_from_slice(&message[..len]);
-        let bytes = reply.frame_len() as u64;
-        if edge.send(&self.counters, port, bytes, reply).is_ok() {
-            self.counters.originated.add(1);
-        }
+        self.originate(edge, port, frame.l3 + len, |reply, at| {
+            let (header, body) = reply.split_at_mut_checked(frame.l3).ok_or(WireError::NoRoom)?;
+            // Tags and ethertype are those of the packet.
+            header.copy_from_slice(&packet.head()[..frame.l3]);
+            header[..6].copy_from_slice(&frame.src.0);
+            header[6..12].copy_from_slice(&at.mac.0);
+            body.copy_from_slice(&message[..len]);
+            Ok(frame.l3 + len)
+        });
     }
 
     /// Answers an echo request in place (RFC 1122 section 3.2.2.6, RFC 4443 section 4.2), back to the station it came from.
@@ -182,10 +176,7 @@ impl<B: PacketBuf> Engine<B> {
         if answered.is_none() {
             return self.drop(edge, port, packet, DropReason::IcmpMalformed);
         }
-        let bytes = packet.frame_len() as u64;
-        if let Err(packet) = edge.send(&self.counters, port, bytes, packet) {
-            self.drop(edge, port, packet, DropReason::TxFull);
-        }
+        self.send_by(edge, (port, port), packet);
     }
 }
 

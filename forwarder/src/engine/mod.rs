@@ -357,9 +357,19 @@ impl<B: PacketBuf> Engine<B> {
             let ports = (pending.port, adjacency.port);
             return self.send_pieces(edge, ports, (l2_len, pending.split), pending.packet);
         }
-        let bytes = pending.packet.frame_len() as u64;
-        if let Err(packet) = edge.send(&self.counters, adjacency.port, bytes, pending.packet) {
-            self.drop(edge, pending.port, packet, DropReason::TxFull);
+        self.send_by(edge, (pending.port, adjacency.port), pending.packet);
+    }
+
+    /// Puts a packet, its frame complete, in the batch of the port it leaves by, or drops it at the one it came in at.
+    fn send_by<IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        (from, to): (PortIndex, PortIndex),
+        packet: B,
+    ) {
+        let bytes = packet.frame_len() as u64;
+        if let Err(packet) = edge.send(&self.counters, to, bytes, packet) {
+            self.drop(edge, from, packet, DropReason::TxFull);
         }
     }
 

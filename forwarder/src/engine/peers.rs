@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::{DropReason, Edge, Engine};
 use crate::flow::Key;
+use crate::flow::key::Addrs;
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::neighbor::Heard;
 use crate::sync::{RingReceiver, RingSender, ring};
@@ -111,14 +112,13 @@ impl<B: PacketBuf> Engine<B> {
         Some(self.steering[usize::from(port)].home(key)).filter(|home| *home != self.peers.me)
     }
 
-    /// Is there no other worker?
-    pub(super) fn only_worker(&self) -> bool {
-        self.peers.from.is_empty()
-    }
-
-    /// Is this worker's number the one given?
-    pub(super) fn is_me(&self, worker: usize) -> bool {
-        worker == self.peers.me
+    /// The other worker at which the fragments between two addresses meet, unless the one in hand comes from there.
+    pub(super) fn other_meeting_place(&self, port: PortIndex, addrs: &Addrs) -> Option<usize> {
+        if self.taken_over || self.peers.from.is_empty() {
+            return None;
+        }
+        let (src, dst) = addrs.ends();
+        Some(self.steering[usize::from(port)].home_of_pair(src, dst)).filter(|place| *place != self.peers.me)
     }
 
     /// Gives a packet to the worker it belongs to.

@@ -38,7 +38,7 @@ impl<B: PacketBuf> Engine<B> {
         part: &Part,
         packet: B,
     ) {
-        if let Some(other) = self.other_meeting_place(port, &part.key) {
+        if let Some(other) = self.other_meeting_place(port, &part.key.addrs) {
             return self.hand_over(edge, other, port, packet);
         }
         let friend = self.pairs.contains(port, &part.key.addrs);
@@ -134,16 +134,6 @@ impl<B: PacketBuf> Engine<B> {
             return Ok(Place::Worker(other));
         }
         self.admit(t).map(Place::Here)
-    }
-
-    /// The other worker at which the fragments of a datagram meet, unless they come from there.
-    fn other_meeting_place(&self, port: PortIndex, key: &FragmentKey) -> Option<usize> {
-        if self.taken_over || self.only_worker() {
-            return None;
-        }
-        let (src, dst) = key.addrs.ends();
-        let place = self.steering.get(usize::from(port))?.home_of_pair(src, dst);
-        Some(place).filter(|place| !self.is_me(*place))
     }
 }
 

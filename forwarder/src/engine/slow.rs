@@ -446,7 +446,7 @@ impl<B: PacketBuf> Engine<B> {
 
     /// Sends a frame of our own, of at most `most` bytes, by `port`; `write` fills it and returns its length. What cannot be
     /// sent is left out.
-    fn originate<IO: PacketIo<Buf = B>>(
+    pub(super) fn originate<IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
@@ -508,10 +508,7 @@ impl<B: PacketBuf> Engine<B> {
         if sent.is_none() {
             return self.drop(edge, port, packet, reason);
         }
-        let bytes = packet.frame_len() as u64;
-        if let Err(packet) = edge.send(&self.counters, port, bytes, packet) {
-            self.drop(edge, port, packet, DropReason::TxFull);
-        }
+        self.send_by(edge, (port, port), packet);
     }
 
     /// Takes in a MAC address, and sends what waited for it.
