@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of forwarder/tests/hostile under libFuzzer, on stable Rust. SECONDS_EACH each, or with --quick a few,
-# from a fixed seed. What they learn is kept in target/fuzz/corpus, inputs that failed in target/fuzz/found.
+# Runs the fuzz targets of forwarder/tests/hostile under libFuzzer, on stable Rust: SECONDS_EACH each, or with --quick as many
+# inputs as a few seconds take, the same ones in each run. What they learn is kept in target/fuzz/corpus, inputs that failed in
+# target/fuzz/found.
 #   scripts/fuzz.sh [--quick] [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seconds=${SECONDS_EACH:-60}
-engine=$seconds
 options=()
+quick=
 if [ "${1:-}" = --quick ]; then
     shift
-    seconds=2
-    engine=20
-    options=(-seed=4)
+    quick=1
 fi
 host=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/fuzz
@@ -44,19 +43,24 @@ failed=()
 for target in "${targets[@]}"; do
     corpus=$CARGO_TARGET_DIR/corpus/$target
     # A quick run does not depend on runs before it.
-    [ ${#options[@]} -eq 0 ] || corpus=$CARGO_TARGET_DIR/quick/$target
-    [ ${#options[@]} -eq 0 ] || rm -rf "$corpus"
+    if [ -n "$quick" ]; then
+        corpus=$CARGO_TARGET_DIR/quick/$target
+        rm -rf "$corpus"
+        case $target in
+        engine) options=(-seed=4 -runs=4000) ;;
+        fragments | claim | config) options=(-seed=4 -runs=20000) ;;
+        *) options=(-seed=4 -runs=300000) ;;
+        esac
+    fi
     mkdir -p "$corpus"
     S2_FUZZ=$target S2_FUZZ_SEEDS=$corpus "$program" 2>/dev/null
-    time=$seconds
-    [ "$target" != engine ] || time=$engine
     log=$CARGO_TARGET_DIR/$target.log
     # The value profile steers towards compared values: without it, two bytes that have to be right are hardly ever found.
-    if S2_FUZZ=$target "$program" "${options[@]}" -max_total_time="$time" -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
+    if S2_FUZZ=$target "$program" "${options[@]}" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
         -use_value_profile=1 -print_final_stats=1 -artifact_prefix="$found/$target-" "$corpus" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         edges=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -1)
-        echo "fuzz: $target: $runs inputs in $time s, $edges edges"
+        echo "fuzz: $target: $runs inputs, $edges edges"
     else
         failed+=("$target")
         { grep -A3 'panicked at' "$log" || tail -20 "$log"; } >&2

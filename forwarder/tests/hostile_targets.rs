@@ -40,6 +40,19 @@ fn every_target_holds_for_its_seeds() {
     }
 }
 
+/// Inputs at which a target once failed.
+const FOUND: &[(&str, &[u8])] = &[
+    // An echo request whose reply is all zeros.
+    ("icmp", &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]),
+];
+
+#[test]
+fn every_target_holds_for_what_a_fuzzer_found() {
+    for (name, input) in FOUND {
+        run(TARGETS.iter().find(|target| target.name == *name).unwrap(), input);
+    }
+}
+
 #[test]
 fn every_target_holds_for_seeds_changed_and_cut() {
     let mut random = ChaCha8Rng::seed_from_u64(4);

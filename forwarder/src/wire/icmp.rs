@@ -100,6 +100,10 @@ pub(super) fn reply(bytes: &mut [u8], from: u8, to: u8) -> Result<(), WireError>
     let delta = checksum::Delta::NONE.replace(&[from, 0], &[to, 0]);
     let sum = delta.apply(u16::from_ne_bytes([h[2], h[3]]));
     h[2..4].copy_from_slice(&sum.to_ne_bytes());
+    // A reply of nothing but zeros is the one sum that an update cannot reach: its checksum is the other zero.
+    if sum == 0 && bytes.iter().all(|&b| b == 0) {
+        bytes[2..4].fill(0xff);
+    }
     Ok(())
 }
 
@@ -122,6 +126,15 @@ mod tests {
         assert_eq!(m, message(ECHO_REPLY));
         assert_eq!(echo_reply(&mut m), Err(WireError::BadCode));
         assert_eq!(echo_reply(&mut m[..7]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn a_reply_of_zeros_has_a_right_checksum() {
+        let mut m = [ECHO_REQUEST, 0, 0xf7, 0xff, 0, 0, 0, 0, 0, 0, 0];
+        assert!(Icmp::parse(&m).unwrap().checksum_ok());
+        echo_reply(&mut m).unwrap();
+        assert_eq!(m, [ECHO_REPLY, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(Icmp::parse(&m).unwrap().checksum_ok());
     }
 
     #[test]
