@@ -1,4 +1,7 @@
-//! SciStream's control plane: so far the client of a forwarder's control socket and `s2ctl`, the operator's tool on it.
-#![forbid(unsafe_code)]
+//! SciStream's control plane: the control server S2CS, its user client S2UC, and the client of the forwarder's control socket.
 
 pub mod client;
+pub mod codec;
+pub mod identity;
+pub mod policy;
+pub mod proto;
