@@ -19,6 +19,9 @@ const SIZE: usize = 1000;
 /// Frames of [`SIZE`] that pass at once.
 const BURST: u64 = BURST_BYTES as u64 / SIZE as u64;
 
+/// A frame that arrives at a worker and a port.
+type Arrival = (usize, u8, Vec<u8>);
+
 fn udp() -> Body {
     Body::Udp { checksum: true }
 }
@@ -35,16 +38,16 @@ fn sized(packet: Packet) -> Vec<u8> {
     frame
 }
 
-fn by_client(conn: &Conn) -> (usize, u8, Vec<u8>) {
+fn by_client(conn: &Conn) -> Arrival {
     (0, conn.port, sized(conn.by_client(body(conn.proto), b"")))
 }
 
-fn by_target(conn: &Conn) -> (usize, u8, Vec<u8>) {
+fn by_target(conn: &Conn) -> Arrival {
     (0, conn.out, sized(conn.by_target(body(conn.proto), b"")))
 }
 
 /// Each of `frames`, by worker and port, arrives so many times in each millisecond; returns how many frames left by each port.
-fn offer(rig: &mut Rig, frames: &[(&(usize, u8, Vec<u8>), u64)], ms: u64) -> [u64; 4] {
+fn offer(rig: &mut Rig, frames: &[(&Arrival, u64)], ms: u64) -> [u64; 4] {
     let mut left = [0; 4];
     for _ in 0..ms {
         rig.clock.advance(1);
@@ -60,14 +63,14 @@ fn offer(rig: &mut Rig, frames: &[(&(usize, u8, Vec<u8>), u64)], ms: u64) -> [u6
 }
 
 /// Frames arrive at one moment; returns how many left.
-fn at_once(rig: &mut Rig, (worker, port, frame): &(usize, u8, Vec<u8>), frames: u64) -> u64 {
+fn at_once(rig: &mut Rig, (worker, port, frame): &Arrival, frames: u64) -> u64 {
     (0..frames).for_each(|_| rig.inject_at(*worker, *port, frame));
     rig.turn();
     rig.take_any().len() as u64
 }
 
 /// Takes what a bucket has, from the first packets of connections on.
-fn exhaust(rig: &mut Rig, frame: &(usize, u8, Vec<u8>)) {
+fn exhaust(rig: &mut Rig, frame: &Arrival) {
     assert!(at_once(rig, frame, 2 * BURST) <= BURST);
 }
 
