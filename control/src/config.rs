@@ -48,6 +48,9 @@ pub struct Config {
     /// Ways to prove an identity, in the order in which they are tried.
     #[serde(default)]
     pub identity: Vec<toml::Table>,
+    /// Where relative paths of `identity` begin: the file's directory.
+    #[serde(skip)]
+    pub directory: PathBuf,
     /// Serve callers without identity, from the command line only.
     #[serde(skip)]
     pub insecure_no_authentication: bool,
@@ -263,6 +266,7 @@ impl Config {
     }
 
     fn resolve(&mut self, directory: &Path) {
+        self.directory = directory.to_owned();
         for path in [
             &mut self.server.certificate,
             &mut self.server.key,

@@ -39,7 +39,7 @@ impl fmt::Display for Role {
 }
 
 /// What a principal asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ask {
     /// Side.
     pub role: Role,
@@ -56,6 +56,7 @@ pub struct Ask {
     /// Mbit/s in either direction; none reserves nothing.
     pub rate: Option<u64>,
     /// Life of the session; none asks for the longest.
+    #[serde(serialize_with = "seconds_or_none")]
     pub lease: Option<Duration>,
 }
 
@@ -178,6 +179,10 @@ fn some_prefixes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpNet>, D::Error
             "{all} would let everybody in whenever a caller names no source; name the networks that are meant"
         ))),
     }
+}
+
+fn seconds_or_none<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs()).serialize(s)
 }
 
 fn seconds<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
