@@ -5,3 +5,4 @@ pub mod codec;
 pub mod identity;
 pub mod policy;
 pub mod proto;
+pub mod uc;
