@@ -10,3 +10,4 @@ pub mod identity;
 pub mod init;
 pub mod policy;
 pub mod proto;
+pub mod uc;
