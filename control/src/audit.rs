@@ -14,10 +14,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::file::FileError;
 use crate::identity::Principal;
-use crate::policy::{Ask, Grant};
+use crate::session::Session;
 
 /// Longest text of a caller that a line repeats, in characters.
 const LONGEST: usize = 512;
@@ -45,16 +46,14 @@ pub struct Entry<'a> {
     pub peer: Option<SocketAddr>,
     /// The session's name as the caller gave it.
     pub uid: Option<&'a str>,
-    /// What was asked for, by calls that ask for a session.
-    pub ask: Option<&'a Ask>,
+    /// What was asked for, as the caller put it; null for calls that only name a session.
+    pub asked: &'a Value,
     /// What became of it.
     pub decision: Decision,
     /// Why, in a sentence.
     pub why: &'a str,
-    /// What was granted, with the rule that grants it.
-    pub grant: Option<&'a Grant>,
-    /// The session in this server's books.
-    pub session: Option<&'a str>,
+    /// What was granted: the session after the call.
+    pub session: Option<&'a Session>,
 }
 
 /// An [`Entry`] as it is written.
@@ -67,13 +66,14 @@ struct Line<'a> {
     issuer: Option<&'a str>,
     peer: Option<SocketAddr>,
     uid: Option<String>,
-    session: Option<&'a str>,
+    /// Its id, as the names of its flows have it.
+    session: Option<String>,
     rule: Option<&'a str>,
     why: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    asked: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ask: Option<&'a Ask>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grant: Option<&'a Grant>,
+    granted: Option<&'a Session>,
 }
 
 /// Where decisions are written.
@@ -115,11 +115,11 @@ impl Audit {
             issuer: entry.who.map(|who| who.issuer.as_str()),
             peer: entry.peer,
             uid: entry.uid.map(short),
-            session: entry.session,
-            rule: entry.grant.map(|grant| grant.rule.as_str()),
+            session: entry.session.map(|session| format!("{:016x}", session.id)),
+            rule: entry.session.map(|session| session.rule.as_str()),
             why: short(entry.why),
-            ask: entry.ask,
-            grant: entry.grant,
+            asked: shorten(entry.asked),
+            granted: entry.session,
         };
         let written = serde_json::to_string(&line).map_err(io::Error::from).and_then(|line| {
             let Some(target) = &self.file else {
@@ -164,6 +164,16 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
+/// With every text in it cut as [`short`] does, and lists after [`LONGEST`] items.
+fn shorten(value: &Value) -> Value {
+    match value {
+        Value::String(text) => short(text).into(),
+        Value::Array(items) => items.iter().take(LONGEST).map(shorten).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shorten(value))).collect(),
+        plain => plain.clone(),
+    }
+}
+
 fn short(text: &str) -> String {
     match text.char_indices().nth(LONGEST) {
         None => text.to_owned(),
@@ -183,10 +193,9 @@ mod tests {
             who: None,
             peer: Some(([127, 0, 0, 1], 4000).into()),
             uid: Some(uid),
-            ask: None,
+            asked: &Value::Null,
             decision: Decision::Refused,
             why: "no identity",
-            grant: None,
             session: None,
         }
     }

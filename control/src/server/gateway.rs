@@ -54,7 +54,7 @@ impl Gateway for Service {
         });
         let outcome = async { self.0.keeper.open(caller.who.clone(), read_open(request)?).await }.await;
         let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
-        Ok(Response::new(write_session(&session, &[])))
+        Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::Session>, Status> {
@@ -65,7 +65,7 @@ impl Gateway for Service {
             State::Active | State::Draining => self.0.keeper.traffic(&session).await,
             _ => Vec::new(),
         };
-        Ok(Response::new(write_session(&session, &traffic)))
+        Ok(Response::new(self.0.show(&session, &traffic)))
     }
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<wire::ListResponse>, Status> {
@@ -74,7 +74,7 @@ impl Gateway for Service {
         let mut sessions: Vec<Session> =
             self.0.keeper.look(|book| book.iter().filter(|s| seen.includes(s)).cloned().collect());
         sessions.sort_by(|a, b| (&a.owner, &a.uid).cmp(&(&b.owner, &b.uid)));
-        let sessions = sessions.iter().map(|s| write_session(s, &[])).collect();
+        let sessions = sessions.iter().map(|s| self.0.show(s, &[])).collect();
         Ok(Response::new(wire::ListResponse { sessions }))
     }
 
@@ -87,14 +87,14 @@ impl Gateway for Service {
         }
         .await;
         let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
-        Ok(Response::new(write_session(&session, &[])))
+        Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::Session>, Status> {
         let (caller, wire::DrainRequest { uid }) = self.0.caller("drain", request).await?;
         let outcome = async { self.0.keeper.drain(caller.who.clone(), uid_of(&uid)?).await }.await;
         let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
-        Ok(Response::new(write_session(&session, &[])))
+        Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn close(&self, request: Request<wire::CloseRequest>) -> Result<Response<wire::CloseResponse>, Status> {
@@ -117,7 +117,8 @@ impl Gateway for Service {
         let now: Vec<Session> =
             self.0.keeper.look(|book| book.iter().filter(|s| seen.includes(s)).cloned().collect());
         let (events, stream) = mpsc::channel(EVENTS);
-        tokio::spawn(tell(now, changes, seen, events));
+        let prefix = self.0.keeper.settings().owner.clone();
+        tokio::spawn(tell(prefix, now, changes, seen, events));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -179,6 +180,12 @@ impl Seen {
     }
 }
 
+impl Desk {
+    fn show(&self, session: &Session, traffic: &[Option<FlowInfo>]) -> wire::Session {
+        write_session(&self.keeper.settings().owner, session, traffic)
+    }
+}
+
 impl Service {
     fn seen(&self, caller: &Caller, all: bool) -> Result<Seen, Status> {
         match all {
@@ -191,13 +198,14 @@ impl Service {
 
 /// Tells a watcher, until he hangs up, falls behind, or the one session that he watches ends.
 async fn tell(
+    prefix: String,
     now: Vec<Session>,
     mut changes: broadcast::Receiver<Change>,
     seen: Seen,
     events: mpsc::Sender<Result<wire::Event, Status>>,
 ) {
     let event = |session: &Session, before: Option<State>, reason: &str| wire::Event {
-        session: Some(write_session(session, &[])),
+        session: Some(write_session(&prefix, session, &[])),
         before: before.map_or(wire::State::Unspecified, write_state).into(),
         reason: reason.to_owned(),
         at: Some(SystemTime::now().into()),
@@ -301,11 +309,12 @@ fn write_state(state: State) -> wire::State {
     }
 }
 
-fn write_session(session: &Session, traffic: &[Option<FlowInfo>]) -> wire::Session {
+fn write_session(prefix: &str, session: &Session, traffic: &[Option<FlowInfo>]) -> wire::Session {
     let time = |seconds| Some((UNIX_EPOCH + Duration::from_secs(seconds)).into());
     let listener = |(i, address): (usize, &SocketAddr)| wire::Listener {
         address: address.to_string(),
         target: session.target(i).map(|target| target.to_string()).unwrap_or_default(),
+        flow: session.flow_name(prefix, i),
         traffic: traffic.get(i).and_then(Option::as_ref).map(|flow| wire::Traffic {
             connections: flow.connections,
             admitted: flow.admitted,

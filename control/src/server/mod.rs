@@ -14,6 +14,7 @@ use tonic_health::ServingStatus;
 use crate::audit::{Audit, Decision, Entry};
 use crate::book::{BookError, Limits};
 use crate::config::Config;
+use crate::file::Watched;
 use crate::identity::{Authenticator, Credentials, Principal, Refused};
 use crate::keeper::{Keeper, Settings, Step, StepError};
 use crate::link::Link;
@@ -54,7 +55,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let authenticator = match config.insecure_no_authentication {
         true => Authenticator::insecure(),
-        false => Authenticator::new(&config.identity, std::path::Path::new(""))?,
+        false => Authenticator::new(&config.identity, &config.directory)?,
     };
     let policy = Arc::new(Policy::watch(config.policy.file.clone())?);
     let tls = tls::watch(&config.server.certificate, &config.server.key, &authenticator.client_ca_files())?;
@@ -132,8 +133,8 @@ fn settings(config: &Config) -> Settings {
 
 /// Looks whether files changed.
 async fn refresh(
-    policy: Arc<crate::file::Watched<Policy>>,
-    tls: Arc<crate::file::Watched<rustls::ServerConfig, tls::TlsError>>,
+    policy: Arc<Watched<Policy>>,
+    tls: Arc<Watched<rustls::ServerConfig>>,
     insecure: bool,
 ) {
     let mut reminded = tokio::time::Instant::now();
@@ -244,34 +245,36 @@ impl Desk {
 
     /// Writes a decision down, counts it, and makes an answer of it.
     fn decide<T>(&self, asked: &Asked<'_>, outcome: Step<T>, session: impl Fn(&T) -> &Session) -> Result<T, Status> {
-        let Asked { caller, uid, what } = asked;
-        let entry = Entry {
-            call: caller.call,
-            who: Some(&caller.who),
-            peer: caller.peer,
-            uid: Some(uid),
-            asked: what,
-            decision: Decision::Granted,
-            why: "",
-            session: outcome.as_ref().ok().map(session),
+        let write = |decision, why: &str, session| {
+            self.audit.write(&Entry {
+                call: asked.caller.call,
+                who: Some(&asked.caller.who),
+                peer: asked.caller.peer,
+                uid: Some(asked.uid),
+                asked: &asked.what,
+                decision,
+                why,
+                session,
+            });
         };
-        let error = match outcome {
+        match outcome {
             Ok(done) => {
-                self.count(caller.call, "granted");
-                self.audit.write(&entry);
-                return Ok(done);
+                self.count(asked.caller.call, "granted");
+                write(Decision::Granted, "", Some(session(&done)));
+                Ok(done)
             }
-            Err(error) => error,
-        };
-        let why = error.to_string();
-        let decision = match error {
-            StepError::Refused(_) | StepError::Book(BookError::NotFound(_)) => Decision::Refused,
-            _ => Decision::Failed,
-        };
-        let status = Status::from(error);
-        self.count(caller.call, &format!("{:?}", status.code()));
-        self.audit.write(&Entry { decision, why: &why, ..entry });
-        Err(status)
+            Err(error) => {
+                let why = error.to_string();
+                let decision = match error {
+                    StepError::Refused(_) | StepError::Book(BookError::NotFound(_)) => Decision::Refused,
+                    _ => Decision::Failed,
+                };
+                let status = Status::from(error);
+                self.count(asked.caller.call, &format!("{:?}", status.code()));
+                write(decision, &why, None);
+                Err(status)
+            }
+        }
     }
 
     fn count(&self, call: &'static str, outcome: &str) {

@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,95 +22,48 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
-use x509_parser::oid_registry::OID_SIG_ED25519;
 
-use crate::file::Watched;
+use crate::certificate::Certificate;
+use crate::file::{FileError, Watched};
 
 /// For the TLS handshake, and again for the first byte after it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The part of all connections that one address may have.
 const SHARE: usize = 4;
 
-/// Why the files of TLS cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// One cannot be read, or is not what it should be.
-    #[error("{}: {detail}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why, and the mend.
-        detail: String,
-    },
-    /// They do not go together.
-    #[error("{} and {} do not go together ({source}); give a certificate and its own key", certificate.display(), key.display())]
-    Pair {
-        /// Of the certificate.
-        certificate: PathBuf,
-        /// Of the key.
-        key: PathBuf,
-        /// What TLS says.
-        source: rustls::Error,
-    },
-}
-
-/// Reads the files, and will look whether they change.
+/// Reads certificate, key and the CAs of clients, and will look whether they change.
 ///
 /// # Errors
 /// They cannot be used.
-pub fn watch(
-    certificate: &Path,
-    key: &Path,
-    clients: &[PathBuf],
-) -> Result<Watched<ServerConfig, TlsError>, TlsError> {
+pub fn watch(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<Watched<ServerConfig>, FileError> {
     let paths = [certificate, key].into_iter().map(Path::to_owned).chain(clients.iter().cloned()).collect();
     let (certificate, key, clients) = (certificate.to_owned(), key.to_owned(), clients.to_vec());
     Watched::open(paths, move || read(&certificate, &key, &clients))
 }
 
-fn read(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<ServerConfig, TlsError> {
-    let wrong = |path: &Path, detail: String| TlsError::File { path: path.to_owned(), detail };
-    let chain = certificates(certificate)?;
-    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0])
-        .map_err(|e| wrong(certificate, format!("its first certificate cannot be read ({e})")))?;
-    if leaf.public_key().algorithm.algorithm == OID_SIG_ED25519 {
-        let detail = "SciStream's older clients cannot use an Ed25519 certificate; make one with an RSA or P-256 key";
-        return Err(wrong(certificate, detail.to_owned()));
-    }
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .map_err(|e| wrong(key, format!("there is no private key in it ({e}); give one as PEM")))?;
+fn read(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<ServerConfig, FileError> {
+    let shown = Certificate::load(certificate, key)?;
     let builder = ServerConfig::builder();
     let builder = match clients {
         [] => builder.with_no_client_auth(),
-        files => {
+        [first, ..] => {
+            let wrong = |path: &Path, why: String| FileError::whole(&path.display().to_string(), why);
             let mut roots = RootCertStore::empty();
-            for file in files {
-                for root in certificates(file)? {
-                    roots.add(root).map_err(|e| wrong(file, format!("a certificate in it cannot be used ({e})")))?;
+            for file in clients {
+                let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+                let certificates =
+                    certificates.map_err(|e| wrong(file, format!("holds no CA certificates, PEM ({e})")))?;
+                for root in certificates {
+                    roots.add(root).map_err(|e| wrong(file, format!("holds a certificate that is no CA's ({e})")))?;
                 }
             }
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build();
-            builder.with_client_cert_verifier(verifier.map_err(|e| wrong(&files[0], e.to_string()))?)
+            builder.with_client_cert_verifier(verifier.map_err(|e| wrong(first, e.to_string()))?)
         }
     };
-    let mut config = builder.with_single_cert(chain, secret).map_err(|source| TlsError::Pair {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        source,
-    })?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(shown.certified)));
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |detail: String| TlsError::File { path: path.to_owned(), detail };
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| wrong(format!("it cannot be read ({e}); give certificates as PEM")))?;
-    match chain.is_empty() {
-        true => Err(wrong("there is no certificate in it; give certificates as PEM".to_owned())),
-        false => Ok(chain),
-    }
 }
 
 /// Who is at the other end of a connection.
@@ -143,8 +97,8 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match pin!(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => match &mut self.silence {
-                Some(silence) if silence.as_mut().poll(cx).is_ready() => {
+            Poll::Pending => match self.silence.as_mut().map(|silence| silence.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => {
                     Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")))
                 }
                 _ => Poll::Pending,
@@ -216,7 +170,7 @@ impl Drop for Place {
 /// Accepts clients until the receiver is dropped: at most `most` at once, of one address a quarter of them.
 pub fn accept(
     listener: TcpListener,
-    tls: Arc<Watched<ServerConfig, TlsError>>,
+    tls: Arc<Watched<ServerConfig>>,
     most: usize,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(16);
