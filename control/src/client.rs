@@ -102,6 +102,11 @@ impl Client {
         &self.server.program
     }
 
+    /// Random name of the forwarder's run: one that differs from an earlier one tells that it restarted. None when it tells none.
+    pub fn instance(&self) -> Option<&str> {
+        self.server.instance.as_deref()
+    }
+
     /// Asks and waits for the reply. After any error but [`ClientError::Api`] connect anew.
     ///
     /// # Errors

@@ -40,6 +40,18 @@ fn a_call_that_is_too_long_has_the_servers_reason() {
 }
 
 #[test]
+fn a_run_of_the_forwarder_has_a_name_that_no_other_has() {
+    let (first, second) = (Fixture::new(), Fixture::new());
+    let instance = |fixture: &Fixture| {
+        let client = Client::connect(fixture.socket()).unwrap();
+        client.instance().unwrap().to_owned()
+    };
+    assert_eq!(instance(&first), instance(&first));
+    assert_ne!(instance(&first), instance(&second));
+    assert!(instance(&first).len() == 32 && instance(&first).bytes().all(|b| b.is_ascii_hexdigit()));
+}
+
+#[test]
 fn a_forwarder_that_ends_is_said_to_have_ended() {
     let mut fixture = Fixture::new();
     let mut client = Client::connect(fixture.socket()).unwrap();

@@ -35,7 +35,7 @@ fn bad(socket: &Path, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stderr))
 }
 
-const ADD: [&str; 11] = [
+const ADD: [&str; 12] = [
     "ok",
     "--proto",
     "tcp",
@@ -47,6 +47,7 @@ const ADD: [&str; 11] = [
     "10.1.0.0/16,10.2.0.0/16",
     "--max-conns=8",
     "--lease=1h",
+    "--rate=2500M",
 ];
 
 const EXPLAIN: [&str; 9] =
@@ -60,7 +61,7 @@ fn what_is_asked_is_what_was_said() {
         ([&["flow", "add"], &ADD[..]].concat(), Request::FlowAdd { spec: spec() }),
         ([&["flow", "replace"], &ADD[..]].concat(), Request::FlowReplace { spec: spec() }),
         (
-            "flow add v6 --proto udp --listen [fd00::1]:1 --target [fd00::2]:2 --from fd00::/8 --from fe00::/8".split(' ').collect(),
+            "flow add v6 --proto udp --listen [fd00::1]:1 --target [fd00::2]:2 --from fd00::/8 --from fe00::/8 --rate 10G".split(' ').collect(),
             Request::FlowAdd {
                 spec: FlowSpec {
                     name: "v6".into(),
@@ -71,6 +72,7 @@ fn what_is_asked_is_what_was_said() {
                     max_conns: None,
                     mss_clamp: None,
                     hairpin: false,
+                    rate: Some(10_000),
                     lease: None,
                 },
             },
@@ -123,10 +125,11 @@ fn shows(table: &str, words: &[&str]) {
 fn tables_show_what_matters() {
     let fixture = Fixture::new();
     shows(&good(&fixture, &[&["flow", "add"], &ADD[..]].concat()), &["done (epoch 4)"]);
-    let flow = ["10.1.0.0/16, 10.2.0.0/16", "draining", "17", "20 (30.0 MB)", "59m 59s", "control socket"];
+    let flow =
+        ["10.1.0.0/16, 10.2.0.0/16", "draining", "17", "20 (30.0 MB)", "59m 59s", "control socket", "2500M"];
     shows(&good(&fixture, &["flow", "show", "ok"]), &flow);
     let flows = good(&fixture, &["flow", "list"]);
-    shows(&flows, &["NAME", "10.0.0.1:5001", "192.0.2.9:5002", "30.0 MB"]);
+    shows(&flows, &["NAME", "2500M", "10.0.0.1:5001", "192.0.2.9:5002", "30.0 MB"]);
     let (heading, row) = flows.split_once('\n').unwrap();
     assert_eq!(heading.find("LISTEN"), row.find("10.0.0.1:5001"), "{flows}");
     let connections = good(&fixture, &["conn", "list"]);

@@ -4,13 +4,15 @@
 //! things only through their mailboxes.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::{
     ApiError, ConflictInfo, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState,
-    FlowStats, NeighborInfo, PortInfo, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
+    FlowStats, LeaseRenewal, NeighborInfo, PortInfo, Proto, QueueStats, Reply, Request, Snapshot, Stats,
+    WorkerStats,
 };
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
@@ -70,6 +72,36 @@ struct Totals {
     refused: u64,
 }
 
+/// What is to become of the flows, in one step.
+#[derive(Default)]
+struct Change {
+    delete: Vec<String>,
+    replace: Vec<FlowSpec>,
+    add: Vec<FlowSpec>,
+    renew: Vec<LeaseRenewal>,
+    /// The flows to add are those of the configuration file.
+    configured: bool,
+}
+
+/// What a change has done so far, so that it can be undone.
+#[derive(Default)]
+struct Staged {
+    /// What had a name before it was touched, in the order touched.
+    before: Vec<(String, Option<Entry>)>,
+    /// Slots for new flows.
+    taken: Vec<u32>,
+    /// Slots that go with the next epoch.
+    given_up: Vec<u32>,
+}
+
+impl Staged {
+    fn put(&mut self, state: &mut State, name: String, entry: Option<Entry>) {
+        let before = state.put(name.clone(), entry);
+        self.before.push((name, before));
+    }
+}
+
+#[derive(Clone)]
 struct Entry {
     flow: Arc<Flow>,
     configured: bool,
@@ -77,11 +109,13 @@ struct Entry {
     until: Option<Instant>,
     /// What the slot's counters stood at when this flow took it.
     baseline: Totals,
-    residence_baseline: Box<Counts>,
+    residence_baseline: Arc<Counts>,
 }
 
 struct State {
     flows: BTreeMap<String, Entry>,
+    /// Names of the flows, by what they listen on.
+    listening: HashMap<(Proto, SocketAddr), String>,
     publisher: Publisher<FlowSet>,
     /// Never reused.
     next_id: u64,
@@ -119,6 +153,7 @@ impl Gateway {
         let free = (0..config.limits.flows as u32).rev().collect();
         let state = State {
             flows: BTreeMap::new(),
+            listening: HashMap::new(),
             publisher,
             next_id: 1,
             last_version: 0,
@@ -129,9 +164,8 @@ impl Gateway {
             Self { net, workers, devices, state: Mutex::new(state), started: Instant::now(), config };
         {
             let mut state = gateway.state();
-            for spec in &gateway.config.flows {
-                gateway.add(&mut state, spec.clone(), true)?;
-            }
+            let add = gateway.config.flows.clone();
+            gateway.apply(&mut state, Change { add, configured: true, ..Change::default() })?;
             state.publish();
         }
         Ok(gateway)
@@ -156,29 +190,84 @@ impl Gateway {
             return;
         }
         for name in gone {
-            if let Some(entry) = state.flows.remove(&name) {
-                state.give_up(&entry);
+            if let Some(entry) = state.put(name, None) {
+                let epoch = state.publisher.epoch() + 1;
+                state.leaving.push((epoch, entry.flow.slot));
             }
         }
         state.publish();
     }
 
-    fn add(&self, state: &mut State, spec: FlowSpec, configured: bool) -> Result<(), ApiError> {
-        self.validate(&spec)?;
-        if state.flows.contains_key(&spec.name) {
-            return Err(error(
-                ErrorCode::Conflict,
-                format!("flow {:?} exists already; use flow replace, or delete it first", spec.name),
-            ));
+    /// Changes the flows as one step. What cannot be done leaves them as they were.
+    fn apply(&self, state: &mut State, change: Change) -> Result<(), ApiError> {
+        let mut staged = Staged::default();
+        let done = self.stage(state, change, &mut staged);
+        match done {
+            Ok(()) => {
+                let epoch = state.publisher.epoch() + 1;
+                state.leaving.extend(staged.given_up.into_iter().map(|slot| (epoch, slot)));
+            }
+            Err(_) => {
+                for (name, entry) in staged.before.into_iter().rev() {
+                    state.put(name, entry);
+                }
+                state.free.extend(staged.taken);
+            }
         }
+        done
+    }
+
+    fn stage(&self, state: &mut State, change: Change, staged: &mut Staged) -> Result<(), ApiError> {
+        for name in change.delete {
+            let entry = state.entry(&name)?;
+            staged.given_up.push(entry.flow.slot);
+            staged.put(state, name, None);
+        }
+        for spec in change.replace {
+            self.replace(state, spec, staged)?;
+        }
+        for spec in change.add {
+            self.validate(&spec)?;
+            if state.flows.contains_key(&spec.name) {
+                return Err(error(
+                    ErrorCode::Conflict,
+                    format!("flow {:?} exists already; use flow replace, or delete it first", spec.name),
+                ));
+            }
+            self.install(state, spec, change.configured, staged)?;
+        }
+        for LeaseRenewal { name, lease } in change.renew {
+            let entry = state.entry(&name)?;
+            let mut spec = entry.flow.spec.clone();
+            spec.lease = lease.or(spec.lease);
+            self.validate(&spec)?;
+            let until = deadline(spec.lease);
+            let flow = Arc::new(Flow { spec, ..(*entry.flow).clone() });
+            let renewed = Entry { flow, until, ..entry.clone() };
+            staged.put(state, name, Some(renewed));
+        }
+        Ok(())
+    }
+
+    /// Gives a flow a slot and an id of its own.
+    fn install(
+        &self,
+        state: &mut State,
+        spec: FlowSpec,
+        configured: bool,
+        staged: &mut Staged,
+    ) -> Result<(), ApiError> {
         state.check_listen(&spec)?;
         let slot = state.take_slot().ok_or_else(|| {
-            let most = self.config.limits.flows;
+            let (name, most) = (&spec.name, self.config.limits.flows);
             error(
                 ErrorCode::Full,
-                format!("all {most} flow slots are in use; delete flows or raise limits.flows"),
+                format!(
+                    "flow {name:?}: all {most} flow slots are in use; delete flows or raise limits.flows"
+                ),
             )
         })?;
+        staged.taken.push(slot);
         let flow = Flow {
             id: state.next_id,
             slot,
@@ -192,10 +281,10 @@ impl Gateway {
             until: deadline(flow.spec.lease),
             configured,
             baseline: self.totals(slot),
-            residence_baseline: Box::new(self.residence(slot)),
+            residence_baseline: Arc::new(self.residence(slot)),
             flow: Arc::new(flow),
         };
-        state.flows.insert(entry.flow.spec.name.clone(), entry);
+        staged.put(state, entry.flow.spec.name.clone(), Some(entry));
         Ok(())
     }
 
@@ -204,29 +293,21 @@ impl Gateway {
             .map_err(|e| error(ErrorCode::BadRequest, format!("flow {:?}: {}: {e}", spec.name, e.field())))
     }
 
-    fn replace(&self, state: &mut State, spec: FlowSpec) -> Result<(), ApiError> {
+    fn replace(&self, state: &mut State, spec: FlowSpec, staged: &mut Staged) -> Result<(), ApiError> {
         self.validate(&spec)?;
-        let name = spec.name.clone();
-        let old = state.entry(&name)?.flow.clone();
-        state.check_listen(&spec)?;
-        let same =
-            (old.spec.proto, old.spec.listen, old.spec.target) == (spec.proto, spec.listen, spec.target);
-        if !same {
-            // Another way through the gateway: its connections end with the old flow. The new one needs a slot of its own;
-            // when there is none, the old one stays.
-            let old = state.take(&name)?;
-            let added = self.add(state, spec, false);
-            match added {
-                Ok(()) => state.give_up(&old),
-                Err(_) => drop(state.flows.insert(name, old)),
-            }
-            return added;
+        let entry = state.entry(&spec.name)?.clone();
+        let (old, new) = (&entry.flow.spec, &spec);
+        if (old.proto, old.listen, old.target) != (new.proto, new.listen, new.target) {
+            // Another way through the gateway: its connections end with the old flow, and the new one has a slot of its own.
+            self.install(state, spec, false, staged)?;
+            staged.given_up.push(entry.flow.slot);
+            return Ok(());
         }
+        let until = deadline(spec.lease);
         let version = state.version();
-        let entry = state.entry(&name)?;
-        entry.until = deadline(spec.lease);
-        entry.configured = false;
-        entry.flow = Arc::new(Flow { version, spec, state: FlowState::Active, ..(*old).clone() });
+        let name = spec.name.clone();
+        let flow = Arc::new(Flow { version, spec, state: FlowState::Active, ..(*entry.flow).clone() });
+        staged.put(state, name, Some(Entry { flow, until, configured: false, ..entry }));
         Ok(())
     }
 
@@ -547,7 +628,7 @@ impl Gateway {
                     e.steps.push(format!("the flow has its {most} connections"));
                     return Ok(refused(e, DropReason::FlowFull));
                 }
-                if tuple.proto == crate::api::Proto::Tcp {
+                if tuple.proto == Proto::Tcp {
                     e.steps.push(
                         "a SYN opens a connection; any other segment is dropped as tcp_no_connection".into(),
                     );
@@ -658,29 +739,28 @@ impl State {
         self.flows.get_mut(name).ok_or_else(|| no_flow(name))
     }
 
-    fn take(&mut self, name: &str) -> Result<Entry, ApiError> {
-        self.flows.remove(name).ok_or_else(|| no_flow(name))
-    }
-
-    fn remove(&mut self, name: &str) -> Result<(), ApiError> {
-        let entry = self.take(name)?;
-        self.give_up(&entry);
-        Ok(())
-    }
-
-    /// The slot of a flow that goes with the next epoch.
-    fn give_up(&mut self, entry: &Entry) {
-        self.leaving.push((self.publisher.epoch() + 1, entry.flow.slot));
+    /// Gives a name to a flow or to none; returns what had it.
+    fn put(&mut self, name: String, entry: Option<Entry>) -> Option<Entry> {
+        let listen = |entry: &Entry| (entry.flow.spec.proto, entry.flow.spec.listen);
+        if let Some(old) = self.flows.get(&name) {
+            self.listening.remove(&listen(old));
+        }
+        match entry {
+            Some(entry) => {
+                self.listening.insert(listen(&entry), name.clone());
+                self.flows.insert(name, entry)
+            }
+            None => self.flows.remove(&name),
+        }
     }
 
     fn check_listen(&self, spec: &FlowSpec) -> Result<(), ApiError> {
-        let same = |f: &FlowSpec| f.name != spec.name && f.proto == spec.proto && f.listen == spec.listen;
-        match self.flows.values().find(|e| same(&e.flow.spec)) {
+        match self.listening.get(&(spec.proto, spec.listen)).filter(|taken| **taken != spec.name) {
             Some(taken) => Err(error(
                 ErrorCode::Conflict,
                 format!(
-                    "flow {:?}: listen: {} is taken by flow {:?}; choose another port or delete that flow",
-                    spec.name, spec.listen, taken.flow.spec.name
+                    "flow {:?}: listen: {} is taken by flow {taken:?}; choose another port or delete that flow",
+                    spec.name, spec.listen
                 ),
             )),
             None => Ok(()),
@@ -703,10 +783,14 @@ impl State {
 
 impl Handler for Gateway {
     fn handle(&self, request: Request, _peer: &Peer) -> Result<Reply, ApiError> {
+        let apply = |change| self.change(|state| self.apply(state, change));
         match request {
-            Request::FlowAdd { spec } => self.change(|state| self.add(state, spec, false)),
-            Request::FlowReplace { spec } => self.change(|state| self.replace(state, spec)),
-            Request::FlowDelete { name } => self.change(|state| state.remove(&name)),
+            Request::FlowAdd { spec } => apply(Change { add: vec![spec], ..Change::default() }),
+            Request::FlowReplace { spec } => apply(Change { replace: vec![spec], ..Change::default() }),
+            Request::FlowDelete { name } => apply(Change { delete: vec![name], ..Change::default() }),
+            Request::FlowApply { add, replace, delete, renew } => {
+                apply(Change { add, replace, delete, renew, configured: false })
+            }
             Request::FlowDrain { name } => self.change(|state| {
                 let entry = state.entry(&name)?;
                 entry.flow = Arc::new(Flow { state: FlowState::Draining, ..(*entry.flow).clone() });
@@ -714,14 +798,9 @@ impl Handler for Gateway {
             }),
             Request::LeaseRenew { name, lease } => {
                 let mut state = self.state();
-                let entry = state.entry(&name)?;
-                let lease = lease.or(entry.flow.spec.lease);
-                let mut spec = entry.flow.spec.clone();
-                spec.lease = lease;
-                self.validate(&spec)?;
-                entry.until = deadline(lease);
+                let renew = vec![LeaseRenewal { name, lease }];
+                self.apply(&mut state, Change { renew, ..Change::default() })?;
                 // Workers do not read leases: nothing to publish.
-                entry.flow = Arc::new(Flow { spec, ..(*entry.flow).clone() });
                 Ok(Reply::Done { epoch: state.publisher.epoch() })
             }
             Request::FlowList => Ok(Reply::Flows { flows: self.flows() }),

@@ -307,6 +307,9 @@ fn flows_are_held_against_the_network() {
         ("mss_clamp=1400;proto=\"udp\"", "flow[0].mss_clamp: ", "leave it out"),
         ("hairpin=1", "flow[0].hairpin: ", "true or false"),
         ("max_conns=0", "flow[0].max_conns: ", "1 to"),
+        ("rate=0", "flow[0].rate: ", "from 1 to 1000000"),
+        ("rate=\"fast\"", "flow[0].rate: ", "\"500M\""),
+        ("rate=\"2T\"", "flow[0].rate: ", "1T"),
         ("lease=\"soon\"", "flow[0].lease: ", "\"1h\""),
         ("lease=\"900y\"", "flow[0].lease: ", "10 years"),
         ("listn=\"10.0.0.1:1\"", "flow[0].listn: ", "did you mean \"listen\"?"),
@@ -423,6 +426,7 @@ fn a_flow_from_the_socket_passes_the_same_checks() {
         max_conns: None,
         mss_clamp: None,
         hairpin: false,
+        rate: None,
         lease: Some(60),
     };
     assert_eq!(validate_flow(&config.network(), &good), Ok(()));
@@ -431,8 +435,10 @@ fn a_flow_from_the_socket_passes_the_same_checks() {
     let own = FlowSpec { target: "192.0.2.1:1".parse().unwrap(), ..good.clone() };
     let error = validate_flow(&config.network(), &own).unwrap_err();
     assert_eq!(error.field(), "target");
-    let lease = FlowSpec { lease: Some(u64::MAX), ..good };
+    let lease = FlowSpec { lease: Some(u64::MAX), ..good.clone() };
     assert_eq!(validate_flow(&config.network(), &lease).unwrap_err().field(), "lease");
+    let rate = FlowSpec { rate: Some(1_000_001), ..good };
+    assert_eq!(validate_flow(&config.network(), &rate).unwrap_err().field(), "rate");
 }
 
 #[test]
@@ -522,10 +528,12 @@ fn a_flow_is_described_with_all_that_it_says() {
     };
     for (more, shown) in [("", "-"), ("mss_clamp = \"auto\"\n", "auto"), ("mss_clamp = 1400\n", "1400")] {
         for (hairpin, yes) in [("", "no"), ("hairpin = true", "yes")] {
-            let text = Config::parse(&flow(&format!("{more}{hairpin}")), "s2ds.toml").unwrap().describe();
+            let text = Config::parse(&flow(&format!("rate = \"10G\"\n{more}{hairpin}")), "s2ds.toml")
+                .unwrap()
+                .describe();
             let line = text.lines().find(|l| l.starts_with("told")).unwrap();
-            let cells: Vec<&str> = line.split_whitespace().rev().take(4).collect();
-            assert_eq!(cells[1..], [yes, shown, "-"], "{line}");
+            let cells: Vec<&str> = line.split_whitespace().rev().take(5).collect();
+            assert_eq!(cells[1..], ["10G", yes, shown, "-"], "{line}");
         }
     }
 }

@@ -77,6 +77,7 @@ pub(super) fn flow(n: u16) -> Result<FlowSpec> {
         max_conns: None,
         mss_clamp: None,
         hairpin: false,
+        rate: None,
         lease: None,
     })
 }

@@ -26,6 +26,7 @@ impl Handler for Fake {
             Request::FlowDelete { name } | Request::FlowDrain { name } | Request::LeaseRenew { name, .. } => {
                 named(&name, Reply::Done { epoch: 5 })
             }
+            Request::FlowApply { .. } => Ok(Reply::Done { epoch: 6 }),
             Request::FlowShow { name } => named(&name, Reply::Flow { flow: flow() }),
             Request::FlowList => Ok(Reply::Flows { flows: vec![flow()] }),
             Request::ConnectionList { limit, .. } => {
@@ -70,6 +71,7 @@ pub(crate) fn spec() -> FlowSpec {
         max_conns: Some(8),
         mss_clamp: None,
         hairpin: false,
+        rate: Some(2500),
         lease: Some(3600),
     }
 }

@@ -33,13 +33,16 @@ pub struct Hello {
     pub version: u32,
     /// Program and release of the speaker, for the log: `s2ctl 0.1.0`.
     pub program: String,
+    /// Random name of this run of the forwarder, 32 hexadecimal digits: one that differs tells of a restart. Clients send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
 }
 
 impl Hello {
     /// The hello of a program of this release.
     pub fn of(program: &str) -> Self {
         let program = format!("{program} {}", env!("CARGO_PKG_VERSION"));
-        Self { service: SERVICE.to_owned(), version: VERSION, program }
+        Self { service: SERVICE.to_owned(), version: VERSION, program, instance: None }
     }
 }
 
@@ -86,6 +89,10 @@ pub struct FlowSpec {
     /// section 6).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hairpin: bool,
+    /// Mbit/s that pass in each direction, all connections together; none means no limit. Whole frames count, as received and
+    /// without FCS, as in [`Count::bytes`]. In TOML and on the command line also `500M`, `10G`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "rate")]
+    pub rate: Option<u64>,
     /// Seconds the flow lives without renewal; none means for ever. In TOML and on the command line `1h`, `90s`.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "lease")]
     pub lease: Option<u64>,
@@ -198,6 +205,56 @@ pub mod lease {
     }
 }
 
+/// Reads a rate as Mbit/s or as a text such as `10G`, writes Mbit/s.
+pub mod rate {
+    use serde::{Deserialize, Deserializer};
+
+    pub use super::lease::serialize;
+
+    /// The Mbit/s that may be asked for.
+    pub const RANGE: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Raw {
+        Mbits(u64),
+        Text(String),
+    }
+
+    /// Mbit/s of a text such as `500M`, `10G`, `1T` or `500`, within [`RANGE`].
+    ///
+    /// # Errors
+    /// A sentence that shows how a rate is written.
+    pub fn parse(text: &str) -> Result<u64, String> {
+        let units = [("M", 1), ("G", 1000), ("T", 1_000_000)];
+        let unit = units.iter().find_map(|(unit, mbits)| Some((text.strip_suffix(unit)?, *mbits)));
+        let (digits, mbits) = unit.unwrap_or((text, 1));
+        let rate = digits.parse().ok().and_then(|n: u64| n.checked_mul(mbits));
+        rate.filter(|rate| RANGE.contains(rate)).ok_or_else(|| {
+            format!("{text:?} is no rate; write it like \"500M\" or \"10G\", bits a second from 1M to 1T")
+        })
+    }
+
+    /// The shortest text of a rate that [`parse`] takes: `10G` for 10,000.
+    pub fn show(mbits: u64) -> String {
+        match mbits {
+            n if n % 1_000_000 == 0 => format!("{}T", n / 1_000_000),
+            n if n % 1000 == 0 => format!("{}G", n / 1000),
+            n => format!("{n}M"),
+        }
+    }
+
+    /// An integer number of Mbit/s or a text that [`parse`] takes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        let text = match Option::<Raw>::deserialize(d)? {
+            None => return Ok(None),
+            Some(Raw::Mbits(n)) => n.to_string(),
+            Some(Raw::Text(t)) => t,
+        };
+        parse(&text).map(Some).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A line from the client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
@@ -231,6 +288,22 @@ pub enum Request {
     FlowDrain {
         /// The flow's name.
         name: String,
+    },
+    /// Changes many flows in one step: all of it or, when anything in it fails, nothing. Deletes come first, then replacements,
+    /// additions and renewals, each list in its order; what one of them frees the next may take. The error names the flow.
+    FlowApply {
+        /// Flows to install.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        add: Vec<FlowSpec>,
+        /// Flows to put in place of those of the same names, as [`Request::FlowReplace`] does.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        replace: Vec<FlowSpec>,
+        /// Names of flows to remove.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        delete: Vec<String>,
+        /// Leases to set anew.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        renew: Vec<LeaseRenewal>,
     },
     /// Every flow.
     FlowList,
@@ -273,6 +346,17 @@ pub enum Request {
     },
     /// The whole state: everything the other lists return, at one moment.
     Snapshot,
+}
+
+/// A lease to be set anew, from now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRenewal {
+    /// The flow's name.
+    pub name: String,
+    /// New lease in seconds; none repeats the one it has.
+    #[serde(default, with = "lease", skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
 }
 
 /// A line from the server: `{"id":1,"ok":...}` or `{"id":1,"error":{...}}`.

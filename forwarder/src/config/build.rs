@@ -15,7 +15,7 @@ use super::{
     AddressCheck, AddressesConfig, Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits,
     NeighborConfig, Network, PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
 };
-use crate::api::{FlowSpec, MssClamp, Proto, lease};
+use crate::api::{FlowSpec, MssClamp, Proto, lease, rate};
 use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
 use crate::wire::Tags;
 
@@ -459,6 +459,7 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
     let max_conns = section.number("max_conns", 1..=u32::MAX);
     let mss_clamp = section.number_or_text("mss_clamp", MssClamp::RANGE, MssClamp::Bytes, str::parse);
     let hairpin = section.flag("hairpin").unwrap_or(false);
+    let rate = section.number_or_text("rate", rate::RANGE, |mbits| mbits, rate::parse);
     let lease = section.text("lease", lease::parse);
     Some(FlowSpec {
         name: name?.value,
@@ -469,6 +470,7 @@ fn flow(section: &Section<'_>) -> Option<FlowSpec> {
         max_conns,
         mss_clamp,
         hairpin,
+        rate,
         lease: lease.map(|l| l.value),
     })
 }

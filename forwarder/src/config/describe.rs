@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::{AddressCheck, Config, Cores, Idle};
+use crate::api::rate;
 use crate::api::table::Table;
 
 impl Config {
@@ -63,6 +64,7 @@ impl Config {
             ">MAX CONNS",
             ">MSS CLAMP",
             "HAIRPIN",
+            ">RATE",
             ">LEASE",
         ]);
         for f in &self.flows {
@@ -77,6 +79,7 @@ impl Config {
                 f.max_conns.map_or_else(|| "-".to_owned(), |n| n.to_string()),
                 f.mss_clamp.map_or_else(|| "-".to_owned(), |n| n.to_string()),
                 if f.hairpin { "yes" } else { "no" }.to_owned(),
+                f.rate.map_or_else(|| "-".to_owned(), rate::show),
                 f.lease.map_or_else(|| "-".to_owned(), |s| format!("{s} s")),
             ]);
         }

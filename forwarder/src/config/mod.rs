@@ -224,7 +224,7 @@ impl Default for Timers {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 65_536, flows: 4096, neighbors: 1024, source_ports: 32_768..=65_535 }
+        Self { connections: 65_536, flows: 16_384, neighbors: 1024, source_ports: 32_768..=65_535 }
     }
 }
 

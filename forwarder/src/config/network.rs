@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::{PortConfig, RouteConfig};
-use crate::api::{FlowSpec, Proto};
+use crate::api::{FlowSpec, Proto, rate};
 use crate::io::PortIndex;
 
 /// Longest lease in seconds, ten years: times stay far from overflow.
@@ -134,6 +134,9 @@ pub enum FlowError {
     /// Out of range.
     #[error("{seconds} s is no lease; give 1 s to 10 years, or leave it out for no lease")]
     Lease { seconds: u64 },
+    /// Out of range.
+    #[error("{mbits} Mbit/s is no rate; give 1 Mbit/s to 1 Tbit/s, or leave it out for no limit")]
+    Rate { mbits: u64 },
     /// Port zero.
     #[error("{endpoint} has port 0; give the port, 1 to 65535")]
     PortZero { field: &'static str, endpoint: SocketAddr },
@@ -168,6 +171,7 @@ impl FlowError {
             FlowError::NoSource | FlowError::HostBits { .. } | FlowError::SourceFamily { .. } => "from",
             FlowError::NoConnections => "max_conns",
             FlowError::Lease { .. } => "lease",
+            FlowError::Rate { .. } => "rate",
             FlowError::PortZero { field, .. } | FlowError::NotAHost { field, .. } => field,
             FlowError::NotOurs { .. } => "listen",
             FlowError::MssWithoutTcp => "mss_clamp",
@@ -217,6 +221,9 @@ pub(super) fn check_fields(flow: &FlowSpec, report: &mut dyn FnMut(FlowError)) {
     }
     if let Some(seconds) = flow.lease.filter(|s| !(1..=MAX_LEASE).contains(s)) {
         report(FlowError::Lease { seconds });
+    }
+    if let Some(mbits) = flow.rate.filter(|mbits| !rate::RANGE.contains(mbits)) {
+        report(FlowError::Rate { mbits });
     }
     for (field, endpoint) in [("listen", flow.listen), ("target", flow.target)] {
         if endpoint.port() == 0 {

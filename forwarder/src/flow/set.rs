@@ -175,6 +175,7 @@ mod tests {
             max_conns: None,
             mss_clamp: None,
             hairpin: false,
+            rate: None,
             lease: None,
         };
         let flows = (0..3000u16).map(|n| {

@@ -796,6 +796,7 @@ mod tests {
                 max_conns: None,
                 mss_clamp: None,
                 hairpin: false,
+                rate: None,
                 lease: None,
             },
             state: crate::api::FlowState::Active,

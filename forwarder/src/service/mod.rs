@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid, User};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::api::{self, Answer, ApiError, Call, ErrorCode, Hello, Outcome, Reply, Request};
 use crate::config::ServiceConfig;
@@ -114,8 +116,12 @@ impl Service {
     pub fn run<H: Handler>(self, handler: Arc<H>) -> Result<Running, ServiceError> {
         let Service { listener, file, group, patience } = self;
         let failed = |source| ServiceError::Start { source };
+        let mut random =
+            ChaCha8Rng::try_from_os_rng().map_err(|e| failed(io::Error::other(e.to_string())))?;
+        let (high, low) = (random.next_u64(), random.next_u64());
+        let hello = Hello { instance: Some(format!("{high:016x}{low:016x}")), ..Hello::of("s2ds") };
         let (stopped, stop) = io::pipe().map_err(failed)?;
-        let server = Arc::new(Server { handler, owner: Uid::effective(), group, patience, stopped });
+        let server = Arc::new(Server { handler, hello, owner: Uid::effective(), group, patience, stopped });
         let acceptor = std::thread::Builder::new()
             .name("service".to_owned())
             .spawn(move || accept(&listener, &server))
@@ -144,6 +150,8 @@ impl Drop for Running {
 /// What all client threads share.
 struct Server<H> {
     handler: Arc<H>,
+    /// What every client is greeted with.
+    hello: Hello,
     owner: Uid,
     group: Option<Gid>,
     patience: Patience,
@@ -203,7 +211,7 @@ impl<H: Handler> Server<H> {
         }
         match lines.next(patience.hello, patience.hello)? {
             Line::Whole(line) => match greet(&line) {
-                Ok(hello) => send(lines, &encode(&hello))?,
+                Ok(()) => send(lines, &encode(&self.hello))?,
                 Err(refused) => return send(lines, &encode(&refused)),
             },
             Line::TooLong => return send(lines, &encode(&too_long())),
@@ -263,8 +271,8 @@ impl<H: Handler> Server<H> {
     }
 }
 
-/// The answer to a client's first line.
-fn greet(line: &[u8]) -> Result<Hello, Answer> {
+/// Whether a client's first line is the hello of one that can be served; else what it is told.
+fn greet(line: &[u8]) -> Result<(), Answer> {
     let hello = serde_json::from_slice::<Hello>(line).ok().filter(|h| h.service == api::SERVICE);
     match hello {
         None => {
@@ -280,7 +288,7 @@ fn greet(line: &[u8]) -> Result<Hello, Answer> {
             );
             Err(refusal(None, ErrorCode::Version, message))
         }
-        Some(_) => Ok(Hello::of("s2ds")),
+        Some(_) => Ok(()),
     }
 }
 

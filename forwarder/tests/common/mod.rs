@@ -451,6 +451,7 @@ pub fn flow(name: &str, proto: Proto, listen: &str, target: &str, from: &str) ->
         max_conns: None,
         mss_clamp: None,
         hairpin: false,
+        rate: None,
         lease: None,
     }
 }

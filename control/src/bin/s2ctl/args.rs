@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forwarder::api::{self, FlowSpec, MssClamp, Proto, Request, lease};
+use forwarder::api::{self, FlowSpec, MssClamp, Proto, Request, lease, rate};
 use ipnet::IpNet;
 
 const EXIT_CODES: &str = "\
@@ -135,6 +135,9 @@ pub(crate) struct Spec {
     /// Let clients open the listen address from behind other ports, too
     #[arg(long)]
     hairpin: bool,
+    /// Bits a second that pass in each direction, such as 500M or 10G
+    #[arg(long, value_name = "RATE", value_parser = rate::parse)]
+    rate: Option<u64>,
     /// How long the flow lives without renewal, such as 1h or 90s
     #[arg(long, value_name = "TIME", value_parser = lease::parse)]
     lease: Option<u64>,
@@ -176,8 +179,19 @@ impl From<ProtoArg> for Proto {
 
 impl From<Spec> for FlowSpec {
     fn from(spec: Spec) -> FlowSpec {
-        let Spec { name, proto, listen, target, from, max_conns, mss_clamp, hairpin, lease } = spec;
-        FlowSpec { name, proto: proto.into(), listen, target, from, max_conns, mss_clamp, hairpin, lease }
+        let Spec { name, proto, listen, target, from, max_conns, mss_clamp, hairpin, rate, lease } = spec;
+        FlowSpec {
+            name,
+            proto: proto.into(),
+            listen,
+            target,
+            from,
+            max_conns,
+            mss_clamp,
+            hairpin,
+            rate,
+            lease,
+        }
     }
 }
 

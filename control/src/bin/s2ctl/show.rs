@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forwarder::api::table::Table;
 use forwarder::api::{
-    ConnectionInfo, Count, Explanation, FlowInfo, FlowState, PortInfo, Reply, Residence, Stats,
+    ConnectionInfo, Count, Explanation, FlowInfo, FlowState, PortInfo, Reply, Residence, Stats, rate,
 };
 
 /// Any reply, ended by a newline.
@@ -106,6 +106,7 @@ fn one_flow(flow: &FlowInfo) -> String {
         ("most connections", or_dash(&spec.max_conns)),
         ("segment size at most", or_dash(&spec.mss_clamp)),
         ("hairpin", if spec.hairpin { "yes" } else { "no" }.to_owned()),
+        ("rate", or_dash(&spec.rate.map(rate::show))),
         ("admitted", flow.admitted.to_string()),
         ("refused", flow.refused.to_string()),
         ("to target", count(flow.to_target)),
@@ -122,6 +123,7 @@ fn all_flows(flows: &[FlowInfo]) -> String {
         "LISTEN",
         "TARGET",
         "STATE",
+        ">RATE",
         ">CONNS",
         ">ADMITTED",
         ">REFUSED",
@@ -136,6 +138,7 @@ fn all_flows(flows: &[FlowInfo]) -> String {
             flow.spec.listen.to_string(),
             flow.spec.target.to_string(),
             state(flow).to_owned(),
+            or_dash(&flow.spec.rate.map(rate::show)),
             flow.connections.to_string(),
             flow.admitted.to_string(),
             flow.refused.to_string(),
