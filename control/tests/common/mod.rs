@@ -1,13 +1,15 @@
 //! A forwarder that has answers but forwards nothing, behind a real control socket.
-#![allow(clippy::unwrap_used, dead_code)]
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
+
+pub(crate) mod forwarder;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use forwarder::api::*;
-use forwarder::config::ServiceConfig;
-use forwarder::service::{Handler, Peer, Running, Service};
+use ::forwarder::api::*;
+use ::forwarder::config::ServiceConfig;
+use ::forwarder::service::{Handler, Peer, Running, Service};
 
 /// What the fake answers depends on the flow's name: `ok...` succeeds, the name of an [`ErrorCode`] fails so.
 #[derive(Default)]
