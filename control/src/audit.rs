@@ -239,6 +239,11 @@ mod tests {
         let audit = Audit::open(Some(Path::new("/dev/full"))).unwrap();
         audit.write(&entry("x"));
         assert_eq!(audit.lost(), 1);
-        assert!(Audit::open(Some(Path::new("/nowhere/audit"))).unwrap_err().to_string().contains("/nowhere/audit"));
+        assert!(
+            Audit::open(Some(Path::new("/nowhere/audit")))
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere/audit")
+        );
     }
 }

@@ -38,15 +38,19 @@ impl Certificate {
             .and_then(Iterator::collect)
             .map_err(|e| unreadable(certificate, e, "a certificate, PEM"))?;
         let Some(first) = chain.first() else {
-            return Err(whole(certificate, "holds no certificate; it must be a PEM file with \"BEGIN CERTIFICATE\"".to_owned()));
+            return Err(whole(
+                certificate,
+                "holds no certificate; it must be a PEM file with \"BEGIN CERTIFICATE\"".to_owned(),
+            ));
         };
         let (names, expires) = describe(first).map_err(|message| whole(certificate, message))?;
-        let private =
-            PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, e, "a private key, PEM without password"))?;
+        let private = PrivateKeyDer::from_pem_file(key)
+            .map_err(|e| unreadable(key, e, "a private key, PEM without password"))?;
         let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())
             .map_err(|e| whole(key, format!("is not usable with {}: {e}", certificate.display())))?;
         if !matches!(certified.key.algorithm(), SignatureAlgorithm::RSA | SignatureAlgorithm::ECDSA) {
-            let message = "SciStream's clients know RSA and ECDSA keys only; make one with P-256, as `s2cs init` does";
+            let message =
+                "SciStream's clients know RSA and ECDSA keys only; make one with P-256, as `s2cs init` does";
             return Err(whole(key, message.to_owned()));
         }
         Ok(Self { certified: Arc::new(certified), names, expires })
@@ -69,13 +73,15 @@ fn unreadable(path: &Path, error: pem::Error, wanted: &str) -> FileError {
 }
 
 fn describe(der: &[u8]) -> Result<(Vec<String>, SystemTime), String> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| format!("is no X.509 certificate: {e}"))?;
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|e| format!("is no X.509 certificate: {e}"))?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let names = alternative.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(octets) => address(octets),
-        _ => None,
-    });
+    let names =
+        alternative.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(octets) => address(octets),
+            _ => None,
+        });
     let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
     Ok((names.collect(), SystemTime::UNIX_EPOCH + Duration::from_secs(end)))
 }

@@ -484,9 +484,22 @@ impl Policy {
         self.rules.iter().any(|rule| rule.administrator && rule.means(who).is_ok())
     }
 
-    /// Names of the rules, in their order.
-    pub fn rules(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|rule| rule.name.get_ref().as_str())
+    /// The rules, in their order, as a table for people.
+    pub fn describe(&self) -> String {
+        let list = |names: &Option<Vec<String>>| names.as_deref().unwrap_or_default().join(", ");
+        let mut table = Table::new(&["RULE", "USERS", "GROUPS", "ISSUERS", "ROLES", "ADMINISTRATOR"]);
+        for rule in &self.rules {
+            let roles: Vec<_> = rule.roles.iter().map(Role::to_string).collect();
+            table.row([
+                rule.name.get_ref().clone(),
+                list(&rule.users),
+                list(&rule.groups),
+                rule.issuers.as_ref().map_or_else(|| "any".to_owned(), |issuers| issuers.join(", ")),
+                roles.join(", "),
+                if rule.administrator { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+        table.to_string()
     }
 }
 
