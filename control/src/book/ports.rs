@@ -10,7 +10,7 @@ use forwarder::api::Proto;
 
 /// The port numbers of one range, on any addresses. TCP and UDP have each their own.
 #[derive(Debug)]
-pub struct Ports {
+pub(crate) struct Ports {
     range: RangeInclusive<u16>,
     /// Free ones, in no order. An address that is not here has all of them free.
     free: HashMap<(Proto, IpAddr), Vec<u16>>,
@@ -18,13 +18,13 @@ pub struct Ports {
 
 impl Ports {
     /// All of `range` free on every address.
-    pub fn new(range: RangeInclusive<u16>) -> Self {
+    pub(crate) fn new(range: RangeInclusive<u16>) -> Self {
         Self { range, free: HashMap::new() }
     }
 
     /// Takes `count` of an address, leaving out those that `skip` says somebody else has. None, and nothing taken, when so many
     /// are not free.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         proto: Proto,
         ip: IpAddr,
@@ -51,7 +51,7 @@ impl Ports {
 
     /// Takes the very ones that sessions have which were kept from before. One that is not of the range any more changes
     /// nothing.
-    pub fn claim(&mut self, kept: impl IntoIterator<Item = (Proto, SocketAddr)>) {
+    pub(crate) fn claim(&mut self, kept: impl IntoIterator<Item = (Proto, SocketAddr)>) {
         let mut claimed: HashMap<(Proto, IpAddr), HashSet<u16>> = HashMap::new();
         for (proto, listener) in kept {
             claimed.entry((proto, listener.ip())).or_default().insert(listener.port());
@@ -63,7 +63,7 @@ impl Ports {
     }
 
     /// Gives back what was taken. What is not of the range any more stays out.
-    pub fn give(&mut self, proto: Proto, listeners: &[SocketAddr]) {
+    pub(crate) fn give(&mut self, proto: Proto, listeners: &[SocketAddr]) {
         for listener in listeners.iter().filter(|l| self.range.contains(&l.port())) {
             if let Some(free) = self.free.get_mut(&(proto, listener.ip())) {
                 free.push(listener.port());
@@ -72,7 +72,7 @@ impl Ports {
     }
 
     /// How many are free on an address.
-    pub fn free(&self, proto: Proto, ip: IpAddr) -> usize {
+    pub(crate) fn free(&self, proto: Proto, ip: IpAddr) -> usize {
         self.free.get(&(proto, ip)).map_or(self.range.len(), Vec::len)
     }
 }

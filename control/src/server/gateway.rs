@@ -32,7 +32,7 @@ const EVENTS: usize = 64;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct Service(pub(super) Arc<Desk>);
+pub(super) struct Service(pub(super) Arc<Desk>);
 
 #[tonic::async_trait]
 impl Gateway for Service {

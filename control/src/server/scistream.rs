@@ -18,7 +18,7 @@ const MAX_TEXTS: usize = 1024;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub struct Service(pub(super) Arc<Desk>);
+pub(super) struct Service(pub(super) Arc<Desk>);
 
 #[tonic::async_trait]
 impl Control for Service {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use control::certificate::Certificate;
 use control::config::{Config, Options};
@@ -15,6 +15,7 @@ use control::identity::{Authenticator, ProviderConfig};
 use control::init;
 use control::policy::Policy;
 use forwarder::api::table::Table;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 mod args;
@@ -61,7 +62,10 @@ fn run_server(serve: &Serve) -> Result<ExitCode> {
         print(&describe(&config)?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Calls are short, and most cores of the machine are the forwarder's.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .build()
         .context("the asynchronous runtime cannot start")?
@@ -70,8 +74,21 @@ fn run_server(serve: &Serve) -> Result<ExitCode> {
 }
 
 /// Serves until told to stop.
-async fn serve(_config: Config) -> Result<()> {
-    Err(anyhow!("serving is not built in yet"))
+async fn serve(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            // Without it, only a signal of the other kind stops us.
+            Ok(()) = tokio::signal::ctrl_c() => {}
+        }
+        tracing::info!("told to stop; sessions go on");
+    };
+    let ready = |address| {
+        // Nobody may be reading.
+        _ = print(&format!("s2cs: serving on {address}\n"));
+    };
+    control::server::run(config, stop, ready).await
 }
 
 /// To stderr, with RUST_LOG if that is set.
