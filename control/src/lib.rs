@@ -2,6 +2,8 @@
 
 pub mod client;
 pub mod codec;
+pub mod config;
+pub mod file;
 pub mod identity;
 pub mod policy;
 pub mod proto;

@@ -17,7 +17,8 @@ use crate::api::{
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
 use crate::engine::{ConnRow, DropReason};
-use crate::flow::set::{CountPair, FlowCounters};
+use crate::flow::police::Police;
+use crate::flow::set::{CountPair, FlowCounters, POLICED};
 use crate::flow::steering::How;
 use crate::flow::{Direction, Flow, FlowSet, Steering, Tuple};
 use crate::neighbor::{Contested, Neighbor};
@@ -70,6 +71,7 @@ struct Totals {
     to_client: Count,
     admitted: u64,
     refused: u64,
+    policed: u64,
 }
 
 /// What is to become of the flows, in one step.
@@ -249,6 +251,12 @@ impl Gateway {
         Ok(())
     }
 
+    /// Holds a flow to its rate. All workers' clocks are the same.
+    fn police(&self, spec: &FlowSpec) -> Option<Police> {
+        let ticks_per_ms = self.workers.first().map_or(1, |w| w.ticks_per_ms);
+        spec.rate.map(|mbits| Police::new(mbits, ticks_per_ms))
+    }
+
     /// Gives a flow a slot and an id of its own.
     fn install(
         &self,
@@ -272,8 +280,9 @@ impl Gateway {
             id: state.next_id,
             slot,
             version: state.version(),
-            spec,
             state: FlowState::Active,
+            police: self.police(&spec),
+            spec,
             shared: Arc::default(),
         };
         state.next_id += 1;
@@ -306,7 +315,13 @@ impl Gateway {
         let until = deadline(spec.lease);
         let version = state.version();
         let name = spec.name.clone();
-        let flow = Arc::new(Flow { version, spec, state: FlowState::Active, ..(*entry.flow).clone() });
+        // At the same rate the buckets are what they were; another rate has its own.
+        let police = match &entry.flow.police {
+            Some(police) if entry.flow.spec.rate == spec.rate => Some(police.clone()),
+            _ => self.police(&spec),
+        };
+        let flow =
+            Arc::new(Flow { version, spec, police, state: FlowState::Active, ..(*entry.flow).clone() });
         staged.put(state, name, Some(Entry { flow, until, configured: false, ..entry }));
         Ok(())
     }
@@ -351,6 +366,7 @@ impl Gateway {
             add(&mut t.to_client, &f.directions[1]);
             t.admitted += f.admitted.get();
             t.refused += f.refused.get();
+            t.policed += f.policed.get();
             t
         })
     }
@@ -392,6 +408,7 @@ impl Gateway {
             connections: entry.flow.shared.connections.in_use(),
             admitted: now.admitted.saturating_sub(then.admitted),
             refused: now.refused.saturating_sub(then.refused),
+            policed: now.policed.saturating_sub(then.policed),
             to_target: since(now.to_target, then.to_target),
             to_client: since(now.to_client, then.to_client),
         }
@@ -731,7 +748,7 @@ impl State {
 
     /// A version that no flow has; 0 is none.
     fn version(&mut self) -> u32 {
-        self.last_version = self.last_version.wrapping_add(1).max(1);
+        self.last_version = ((self.last_version + 1) & !POLICED).max(1);
         self.last_version
     }
 

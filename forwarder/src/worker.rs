@@ -183,6 +183,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     pub fn turn(&mut self) -> usize {
         let began = self.clock.ticks();
         self.keep_time(began);
+        self.engine.set_ticks(began);
         self.engine.refresh_flows();
         let mut received = 0;
         let counters = &*self.counters;

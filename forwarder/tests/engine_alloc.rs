@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::packet::{ACK, Body, FIN, Packet, SYN, arp, gw_mac, tcp};
 use common::{Conn, LAN, PEER, Rig, TAG, WAN, flow, neighbors};
-use forwarder::api::{Proto, Reply, Request};
+use forwarder::api::{FlowSpec, Proto, Reply, Request};
 use forwarder::service::Handler;
 
 struct Counting;
@@ -146,7 +146,8 @@ fn a_worker_allocates_nothing() {
     let from = "10.0.0.0/24";
     rig.add(flow("udp", Proto::Udp, "10.0.0.1:5000", "10.1.0.2:6000", from));
     rig.add(flow("tcp", Proto::Tcp, "10.0.0.1:5000", "10.2.0.2:6000", from));
-    rig.add(flow("v6", Proto::Udp, "[fd00::1]:5000", "[fd00:1::2]:6000", "fd00::/64"));
+    let v6 = flow("v6", Proto::Udp, "[fd00::1]:5000", "[fd00:1::2]:6000", "fd00::/64");
+    rig.add(FlowSpec { rate: Some(1), ..v6 });
     rig.add(flow("asked", Proto::Udp, "10.0.0.1:5001", "10.1.0.9:6000", from));
     rig.advance(1000);
     let u = rig.open(Proto::Udp, LAN, "10.0.0.2:4000", "10.0.0.1:5000", WAN, "10.1.0.2:6000");

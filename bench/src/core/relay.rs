@@ -29,17 +29,24 @@ const TABLE: u32 = 65_536;
 pub(super) struct Case {
     pub(super) shape: Shape,
     pub(super) connections: u32,
+    /// Have the flows a rate? It is one that nothing here exceeds.
+    pub(super) policed: bool,
 }
 
 /// One UDP connection over IPv4, the smallest frames.
 pub(super) const HOT: Case = Case {
     shape: Shape { v6: false, tcp: false, vlan: None, size: 60, fate: Fate::Relayed },
     connections: 1,
+    policed: false,
 };
 
 impl Case {
     pub(super) const fn connections(self, connections: u32) -> Self {
         Self { connections, ..self }
+    }
+
+    pub(super) const fn policed(self) -> Self {
+        Self { policed: true, ..self }
     }
 
     pub(super) const fn tcp(mut self) -> Self {
@@ -171,8 +178,8 @@ pub(super) fn worker(
 }
 
 /// Flows of both protocols and families, as many as the connections need, each with a target of its own: source ports are
-/// unique towards a target.
-pub(super) fn flows(connections: u32, targets: [&str; 2]) -> String {
+/// unique towards a target. `more` is said of each.
+pub(super) fn flows(connections: u32, targets: [&str; 2], more: &str) -> String {
     let mut text = String::new();
     for n in 0..frames::flows(connections) {
         let port = FIRST_PORT + n;
@@ -181,7 +188,7 @@ pub(super) fn flows(connections: u32, targets: [&str; 2]) -> String {
                 let (target, from) = (targets[family], CLIENTS[family]);
                 text += &format!(
                     "[[flow]]\nname = \"{proto}{family}-{n}\"\nproto = \"{proto}\"\nlisten = \"{listen}:{port}\"\n\
-                     target = \"{target}:{port}\"\nfrom = [\"{from}\"]\n"
+                     target = \"{target}:{port}\"\nfrom = [\"{from}\"]\n{more}\n"
                 );
             }
         }
@@ -229,7 +236,7 @@ address = "fd02::2"
 mac = "02:00:00:00:02:02"
 {}"#,
         case.connections.max(TABLE),
-        flows(case.connections, ["10.2.0.2", "[fd02::2]"]),
+        flows(case.connections, ["10.2.0.2", "[fd02::2]"], if case.policed { "rate = \"1T\"" } else { "" }),
     );
     Ok(Config::parse(&text, "s2bench core")?)
 }

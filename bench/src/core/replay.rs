@@ -75,7 +75,7 @@ port = "pcap"
 address = "10.1.0.3"
 mac = "02:00:00:00:02:02"
 {}"#,
-        relay::flows(CONNECTIONS, ["10.1.0.3", "[fd01::3]"])
+        relay::flows(CONNECTIONS, ["10.1.0.3", "[fd01::3]"], "")
     );
     Ok(Config::parse(&text, "s2bench core")?)
 }

@@ -88,6 +88,7 @@ fn flow() -> FlowInfo {
         connections: 2,
         admitted: 17,
         refused: 3,
+        policed: 12,
         to_target: Count { packets: 10, bytes: 15_000 },
         to_client: Count { packets: 20, bytes: 30_000_000 },
     }

@@ -469,6 +469,9 @@ pub struct FlowInfo {
     pub admitted: u64,
     /// Attempts refused: source not allowed, too many connections, draining.
     pub refused: u64,
+    /// Frames dropped because they were above the flow's rate, in both directions.
+    #[serde(default)]
+    pub policed: u64,
     /// Client to target, as received.
     pub to_target: Count,
     /// Target to client, as received.

@@ -81,6 +81,9 @@ impl<B: PacketBuf> Engine<B> {
         if ttl <= 1 {
             return self.drop(edge, port, packet, DropReason::TtlExpired);
         }
+        if !self.within_rate(found, packet.frame_len()) {
+            return self.drop(edge, port, packet, DropReason::RateExceeded);
+        }
         let ends = self.table.endpoints(found.conn());
         let (from, quoted_src, quoted_dst) = match found.direction() {
             Direction::ToTarget => (ends.source, ends.target, ends.source),

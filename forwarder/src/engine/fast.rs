@@ -12,7 +12,7 @@
 use super::Edge;
 use crate::counters::WorkerCounters;
 use crate::flow::key::{self, tag};
-use crate::flow::set::CountPair;
+use crate::flow::set::{CountPair, FlowSet, POLICED};
 use crate::flow::table::Hot;
 use crate::flow::{Found, HashKey, Millis};
 use crate::io::{PacketBuf, PacketIo, PortIndex};
@@ -289,6 +289,8 @@ pub(super) enum Unsent<B> {
     Unusual(B),
     /// The device takes no more.
     TxFull(B),
+    /// Its flow has had its rate.
+    Exceeded(B),
 }
 
 /// What it takes to send packets of connections on their way, borrowed for a burst.
@@ -296,12 +298,15 @@ pub(super) struct Relay<'a> {
     pub(super) table: Hot<'a>,
     /// [`crate::flow::FlowSet::versions`].
     pub(super) versions: &'a [u32],
+    pub(super) flows: &'a FlowSet,
     pub(super) adjacencies: &'a [Adjacency],
     pub(super) counters: &'a WorkerCounters,
     pub(super) now: Millis,
+    /// The worker's clock.
+    pub(super) ticks: u64,
 }
 
-impl Relay<'_> {
+impl<'a> Relay<'a> {
     /// Sends a packet on its way when all about it is usual: its connection is the one found, the flow has not changed, it neither
     /// opens nor closes, its next hop is known and takes a header of the same length, and it is not too long. Else gives it
     /// back as it came.
@@ -312,7 +317,11 @@ impl Relay<'_> {
         lane: &Lane,
         mut packet: IO::Buf,
     ) -> Result<(), Unsent<IO::Buf>> {
-        let Some(way) = self.way(lane.found) else { return Err(Unsent::Unusual(packet)) };
+        let Some(way) = self.way::<0>(lane.found) else {
+            let train = std::slice::from_ref(lane);
+            let (_, unsent) = self.send_policed::<L3, _>(edge, train, &mut std::iter::once(packet));
+            return unsent.map_or(Ok(()), Err);
+        };
         if !way.takes(lane) || !self.rewrite::<L3>(packet.head_mut(), lane.found, &way) {
             return Err(Unsent::Unusual(packet));
         }
@@ -337,7 +346,47 @@ impl Relay<'_> {
         packets: &mut impl Iterator<Item = IO::Buf>,
     ) -> (usize, Option<Unsent<IO::Buf>>) {
         let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let Some(way) = self.way(found) else { return (1, packets.next().map(Unsent::Unusual)) };
+        match self.way::<0>(found) {
+            Some(way) => self.send_by::<L3, _>(edge, train, found, way, packets),
+            None => self.send_policed::<L3, _>(edge, train, packets),
+        }
+    }
+
+    /// The same for packets whose flow has a rate: as many as are within it. What has no way at all goes back as well.
+    #[inline(never)]
+    fn send_policed<const L3: usize, IO: PacketIo>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        train: &[Lane],
+        packets: &mut impl Iterator<Item = IO::Buf>,
+    ) -> (usize, Option<Unsent<IO::Buf>>) {
+        let found = train.first().map_or(Found::NONE, |lane| lane.found);
+        let way = self.way::<POLICED>(found).and_then(|way| Some((self.flows.police(way.flow)?, way)));
+        let Some((police, way)) = way else { return (1, packets.next().map(Unsent::Unusual)) };
+        let usual = train.iter().take_while(|lane| way.takes(lane));
+        let passed = police.admit(found.direction(), self.ticks, usual.clone().map(|lane| lane.frame_len));
+        if passed > 0 {
+            return self.send_by::<L3, _>(edge, &train[..passed], found, way, packets);
+        }
+        if usual.count() == 0 {
+            return (1, packets.next().map(Unsent::Unusual));
+        }
+        if let Some(flow) = self.counters.flows.get(way.flow as usize) {
+            flow.policed.add(1);
+        }
+        (1, packets.next().map(Unsent::Exceeded))
+    }
+
+    /// Sends a train its way.
+    #[inline(always)]
+    fn send_by<const L3: usize, IO: PacketIo>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        train: &[Lane],
+        found: Found,
+        way: Way<'_>,
+        packets: &mut impl Iterator<Item = IO::Buf>,
+    ) -> (usize, Option<Unsent<IO::Buf>>) {
         let Some(batch) = edge.batch(self.counters, way.adjacency.port, train.len()) else {
             return (1, packets.next().map(Unsent::Unusual));
         };
@@ -363,14 +412,15 @@ impl Relay<'_> {
         (sent as usize + usize::from(unsent.is_some()), unsent)
     }
 
-    /// The way of the packets of one half; none when something about it is not usual. Its header has the length of the one that
+    /// The way of the packets of one half; none when something about it is not usual. `MARK` is [`POLICED`] for flows that have a rate
+    /// and 0 for those that have none: each kind is something unusual to the other. Its header has the length of the one that
     /// packets came with: else the half had no `fast_hop`.
     #[inline(always)]
-    fn way(&self, found: Found) -> Option<Way<'_>> {
+    fn way<const MARK: u32>(&self, found: Found) -> Option<Way<'a>> {
         let half = self.table.halves.get(found.index())?;
         let adjacency = self.adjacencies.get(usize::from(half.fast_hop))?;
         let flow = self.counters.flows.get(half.flow as usize)?;
-        if self.versions.get(half.flow as usize)? != &half.version {
+        if self.versions.get(half.flow as usize)? != &(half.version | MARK) {
             return None;
         }
         // The rewrite is copied: the compiler cannot know that a packet's bytes are not the connection's.
@@ -382,6 +432,7 @@ impl Relay<'_> {
             limit: u32::from(adjacency.limit),
             adjacency,
             counters: &flow.directions[found.direction() as usize],
+            flow: half.flow,
         })
     }
 
@@ -412,6 +463,8 @@ struct Way<'a> {
     limit: u32,
     adjacency: &'a Adjacency,
     counters: &'a CountPair,
+    /// Slot of the flow.
+    flow: u32,
 }
 
 impl Way<'_> {

@@ -111,6 +111,8 @@ pub struct Engine<B> {
     peers: Peers<B>,
     steering: Arc<[Steering]>,
     now: Millis,
+    /// The clock at the beginning of this turn.
+    ticks: u64,
     expect: Vec<Expect>,
     shared: Shared,
     lanes: [Lane; BURST],
@@ -157,6 +159,7 @@ impl<B: PacketBuf> Engine<B> {
             peers: parts.peers,
             steering: parts.steering,
             now: 0,
+            ticks: 0,
             expect,
             shared,
             lanes: [Lane::SLOW; BURST],
@@ -259,9 +262,11 @@ impl<B: PacketBuf> Engine<B> {
             let mut relay = fast::Relay {
                 table: self.table.hot(),
                 versions: self.flows.versions(),
+                flows: &self.flows,
                 adjacencies: self.neighbors.adjacencies(),
                 counters: &self.counters,
                 now: self.now,
+                ticks: self.ticks,
             };
             let mut unsent = None;
             while let [lane, rest @ ..] = &self.lanes[next..received] {
@@ -288,6 +293,7 @@ impl<B: PacketBuf> Engine<B> {
                         None => self.unusual::<L3, _>(edge, port, next - 1, packet),
                     }
                 }
+                Some(Unsent::Exceeded(packet)) => self.drop(edge, port, packet, DropReason::RateExceeded),
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
@@ -423,6 +429,12 @@ impl<B: PacketBuf> Engine<B> {
     #[inline]
     pub fn set_time(&mut self, now: Millis) {
         self.now = now;
+    }
+
+    /// Sets the time by which rates are held, in ticks of the worker's clock.
+    #[inline]
+    pub fn set_ticks(&mut self, ticks: u64) {
+        self.ticks = ticks;
     }
 
     /// Takes the newest flows when there are any. Connections of flows that changed notice one by one, when they next see a packet

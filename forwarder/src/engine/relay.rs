@@ -69,6 +69,9 @@ impl<B: PacketBuf> Engine<B> {
         mut packet: B,
     ) {
         let found = plain.found;
+        if !self.within_rate(found, packet.frame_len()) {
+            return self.drop(edge, port, packet, DropReason::RateExceeded);
+        }
         if plain.flags & tcp::OPENS_OR_CLOSES != 0
             && let Err(reason) = self.note_flags(found, plain.flags)
         {
@@ -98,6 +101,17 @@ impl<B: PacketBuf> Engine<B> {
         counters.directions[found.direction() as usize].add(1, frame_len.into());
         let (conn, next_hop, since) = (found.conn(), half.next_hop, self.now);
         self.send_out(edge, Pending { conn, next_hop, l3: plain.l3, port, since, split, packet });
+    }
+
+    /// Is a frame within its flow's rate? One that is has been charged.
+    pub(super) fn within_rate(&self, found: Found, frame_len: usize) -> bool {
+        let slot = self.table.half(found).flow;
+        let Some(police) = self.flows.police(slot) else { return true };
+        let within = police.admit(found.direction(), self.ticks, std::iter::once(frame_len as u32)) > 0;
+        if !within {
+            self.counters.flows[slot as usize].policed.add(1);
+        }
+        within
     }
 
     /// A SYN, FIN or RST of a connection. Refuses combinations that no sender makes, they probe firewalls, and the reuse of

@@ -105,7 +105,7 @@ impl<B: PacketBuf> Engine<B> {
     /// Checks a connection against the flows of today: is its flow there still, and its client still allowed?
     pub(super) fn still_allowed(&mut self, n: u32) -> bool {
         let (slot, version) = self.table.flow(n);
-        if self.flows.versions().get(slot as usize) == Some(&version) {
+        if self.flows.is_current(slot, version) {
             return true;
         }
         let Some(flow) = self.flows.slot(slot) else { return false };

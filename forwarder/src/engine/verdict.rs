@@ -116,6 +116,8 @@ reasons! {
     FlowDraining = "flow_draining",
     /// The flow has its most connections.
     FlowFull = "flow_full",
+    /// The flow has had its rate in this direction.
+    RateExceeded = "rate_exceeded",
     /// A TCP segment of no connection that is not a SYN.
     TcpNoConnection = "tcp_no_connection",
     /// No route to the target or back to the source.

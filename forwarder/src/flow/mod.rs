@@ -5,6 +5,7 @@ pub mod fragments;
 mod hash;
 pub mod key;
 mod pages;
+pub mod police;
 mod ports;
 pub mod set;
 pub mod steering;

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::police::Police;
 use crate::api::{FlowSpec, FlowState, Proto};
 use crate::sync::{Counter, Limit};
 
@@ -18,12 +19,14 @@ pub struct Flow {
     pub id: u64,
     /// Index of its counters.
     pub slot: u32,
-    /// Changes whenever what the flow lets through may have changed; differs among all flows and is never 0.
+    /// Changes whenever what the flow lets through may have changed; differs among all flows, is never 0 and less than [`POLICED`].
     pub version: u32,
     /// As installed.
     pub spec: FlowSpec,
     /// Whether it admits.
     pub state: FlowState,
+    /// What holds it to its rate, when it has one.
+    pub police: Option<Police>,
     /// Shared by all versions of the flow.
     pub shared: Arc<FlowShared>,
 }
@@ -52,6 +55,8 @@ pub struct FlowCounters {
     pub admitted: Counter,
     /// Attempts refused.
     pub refused: Counter,
+    /// Frames above the rate.
+    pub policed: Counter,
 }
 
 /// Packets and bytes.
@@ -76,7 +81,7 @@ impl CountPair {
 #[derive(Debug, Clone, Default)]
 pub struct FlowSet {
     slots: Vec<Option<Arc<Flow>>>,
-    /// Versions of the flows in `slots`, 0 where there is none: what the fast path reads.
+    /// Versions of the flows in `slots`, 0 where there is none, with [`POLICED`]: what the fast path reads.
     versions: Vec<u32>,
     /// May any of them be opened from another port than the one that has its address?
     hairpin: bool,
@@ -85,6 +90,10 @@ pub struct FlowSet {
 }
 
 const EMPTY: u32 = u32::MAX;
+
+/// Set in the published version of a flow that has a rate, and in no version itself. So the one comparison that every packet
+/// passes tells such flows from all others, which pay nothing for them.
+pub const POLICED: u32 = 1 << 31;
 
 impl FlowSet {
     /// From flows whose slots and listen addresses all differ.
@@ -106,15 +115,31 @@ impl FlowSet {
             let mask = index.len() - 1;
             index[place & mask] = flow.slot;
         }
-        let versions = slots.iter().map(|slot| slot.as_ref().map_or(0, |flow| flow.version)).collect();
+        let mark = |flow: &Arc<Flow>| if flow.police.is_some() { POLICED } else { 0 };
+        let version = |slot: &Option<Arc<Flow>>| slot.as_ref().map_or(0, |flow| flow.version | mark(flow));
+        let versions = slots.iter().map(version).collect();
         let hairpin = slots.iter().flatten().any(|flow| flow.spec.hairpin);
         Self { slots, versions, hairpin, index }
     }
 
-    /// Versions of the flows by slot, 0 where there is none.
+    /// Versions of the flows by slot, 0 where there is none, with [`POLICED`] where there is a rate.
     #[inline(always)]
     pub fn versions(&self) -> &[u32] {
         &self.versions
+    }
+
+    /// Is this the version of the flow in a slot?
+    pub fn is_current(&self, slot: u32, version: u32) -> bool {
+        self.versions.get(slot as usize).is_some_and(|v| v & !POLICED == version)
+    }
+
+    /// What holds the flow in a slot to its rate, when it has one.
+    #[inline]
+    pub fn police(&self, slot: u32) -> Option<&Police> {
+        if self.versions.get(slot as usize)? & POLICED == 0 {
+            return None;
+        }
+        self.slot(slot)?.police.as_ref()
     }
 
     /// May any flow be opened from another port than the one that has its address?
@@ -185,6 +210,7 @@ mod tests {
                 version: u32::from(n) + 1,
                 spec: spec(n + 1, Proto::Tcp),
                 state: FlowState::Active,
+                police: None,
                 shared: Arc::default(),
             })
         });

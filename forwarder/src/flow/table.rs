@@ -800,6 +800,7 @@ mod tests {
                 lease: None,
             },
             state: crate::api::FlowState::Active,
+            police: None,
             shared: std::sync::Arc::default(),
         }
     }

@@ -109,6 +109,7 @@ fn one_flow(flow: &FlowInfo) -> String {
         ("rate", or_dash(&spec.rate.map(rate::show))),
         ("admitted", flow.admitted.to_string()),
         ("refused", flow.refused.to_string()),
+        ("above the rate", flow.policed.to_string()),
         ("to target", count(flow.to_target)),
         ("to client", count(flow.to_client)),
         ("lease", or_dash(&spec.lease.map(seconds))),
