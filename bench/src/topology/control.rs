@@ -9,6 +9,8 @@
 //! ```
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +68,7 @@ roles = ["consumer"]
 protocols = ["tcp", "udp"]
 targets = ["10.82.0.2:*", "[fd82::2]:*"]
 sources = ["10.81.0.0/24", "fd81::/64"]
+rate = "10G"
 "#,
 };
 const PRODUCER: Side = Side {
@@ -81,6 +84,7 @@ roles = ["producer"]
 protocols = ["tcp", "udp"]
 targets = ["10.83.0.0/24:*", "[fd83::/64]:*"]
 sources = ["10.82.0.0/24", "fd82::/64"]
+rate = "10G"
 "#,
 };
 
@@ -131,9 +135,13 @@ impl Control {
     pub fn open(&self, target: &str, args: &[&str]) -> Result<Stream, TopologyError> {
         let (producer, consumer) = (self.producer.address(), self.consumer.address());
         let gateways = ["open", "--producer-gateway", producer, "--consumer-gateway", consumer];
-        let opened = self.s2uc(&[&gateways[..], &["--target", target], args].concat())?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(Stream { uri: text(&opened["uri"]), connect: text(&opened["connect"][0]), told: opened })
+        let told = self.s2uc(&[&gateways[..], &["--target", target], args].concat())?;
+        let listens = |side: &str| address(&told[side]["session"]["listeners"][0]["address"]);
+        Ok(Stream {
+            uri: told["uri"].as_str().unwrap_or_default().to_owned(),
+            connect: address(&told["connect"][0])?,
+            listens: [listens("consumer")?, listens("producer")?],
+        })
     }
 }
 
@@ -142,20 +150,18 @@ impl Control {
 pub struct Stream {
     /// Its name.
     pub uri: String,
-    /// Where consumers connect to.
-    pub connect: String,
-    /// Everything that s2uc told.
-    pub told: Value,
+    /// Where the consumer connects to.
+    pub connect: SocketAddr,
+    /// Where it listens at the consumer's and at the producer's gateway.
+    pub listens: [SocketAddr; 2],
 }
 
-impl Stream {
-    /// Names of its flow, at the consumer's and at the producer's gateway.
-    #[must_use]
-    pub fn flows(&self) -> [String; 2] {
-        ["consumer", "producer"].map(|side| {
-            self.told[side]["session"]["listeners"][0]["flow"].as_str().unwrap_or_default().to_owned()
-        })
-    }
+fn address(told: &Value) -> Result<SocketAddr, TopologyError> {
+    told.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        TopologyError::io(format!("find an address in what s2uc printed: {told}"))(
+            ErrorKind::InvalidData.into(),
+        )
+    })
 }
 
 impl Server {
@@ -176,6 +182,9 @@ listen = "{address}"
 socket = {socket:?}
 [listeners]
 ports = "{LISTENERS}"
+[capacity]
+lan = "100G"
+wan = "100G"
 [state]
 file = "{name}.redb"
 [audit]
@@ -219,8 +228,7 @@ file = "tokens.toml"
 }
 
 fn launch(gateway: &Gateway, config: &Path) -> Result<Process, TopologyError> {
-    let mut process =
-        gateway.netns.spawn(find_binary("s2cs")?, &["--config", &config.to_string_lossy()])?;
+    let mut process = gateway.netns.spawn(find_binary("s2cs")?, &["--config", &config.to_string_lossy()])?;
     process.wait_for("serving on", START)?;
     Ok(process)
 }
