@@ -10,6 +10,7 @@ use forwarder::api::{self, rate, table::Table};
 use serde::Deserialize;
 
 use crate::file::{self, FileError, Ports, duration, within};
+use crate::identity::{ProviderConfig, Secret};
 
 /// Where the configuration is when the command line names none.
 pub const DEFAULT_FILE: &str = "/etc/scistream/s2cs.toml";
@@ -47,7 +48,10 @@ pub struct Config {
     pub policy: Policy,
     /// Ways to prove an identity, in the order in which they are tried.
     #[serde(default)]
-    pub identity: Vec<toml::Table>,
+    pub identity: Vec<ProviderConfig>,
+    /// Where relative paths of `identity` begin: the file's directory.
+    #[serde(skip)]
+    pub directory: PathBuf,
     /// Serve callers without identity, from the command line only.
     #[serde(skip)]
     pub insecure_no_authentication: bool,
@@ -195,7 +199,7 @@ impl Default for Policy {
 }
 
 /// Command line of `s2cs` as users know it, in both spellings. Each option overrides the file.
-#[derive(Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Options {
     /// Port that clients connect to
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -223,7 +227,7 @@ pub struct Options {
         env = "S2CS_CLIENT_SECRET",
         hide_env_values = true
     )]
-    pub client_secret: Option<String>,
+    pub client_secret: Option<Secret>,
     /// Control socket of s2ds
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -257,12 +261,15 @@ impl Config {
     pub fn parse(text: &str, name: &str, directory: &Path, options: &Options) -> Result<Self, FileError> {
         let mut config: Self = file::from_toml(text, name)?;
         config.resolve(directory);
-        config.apply(options, name)?;
-        config.check().map_err(|message| FileError::whole(name, message))?;
+        config
+            .apply(options)
+            .and_then(|()| config.check())
+            .map_err(|message| FileError::whole(name, message))?;
         Ok(config)
     }
 
     fn resolve(&mut self, directory: &Path) {
+        self.directory = directory.to_owned();
         for path in [
             &mut self.server.certificate,
             &mut self.server.key,
@@ -277,7 +284,7 @@ impl Config {
         }
     }
 
-    fn apply(&mut self, options: &Options, _name: &str) -> Result<(), FileError> {
+    fn apply(&mut self, options: &Options) -> Result<(), String> {
         let set = |path: &mut PathBuf, option: &Option<PathBuf>| {
             if let Some(option) = option {
                 path.clone_from(option);
@@ -296,6 +303,15 @@ impl Config {
             self.listeners.addresses = vec![address];
         }
         self.insecure_no_authentication = options.insecure_no_authentication;
+        if let Some(id) = &options.client_id {
+            let secret = options.client_secret.clone().ok_or_else(|| {
+                "--client_id needs the client's secret; give it in the environment as S2CS_CLIENT_SECRET"
+                    .to_owned()
+            })?;
+            let globus = ProviderConfig::globus(id.clone(), secret);
+            self.identity.retain(|provider| provider.name() != globus.name());
+            self.identity.insert(0, globus);
+        }
         Ok(())
     }
 
@@ -371,6 +387,9 @@ impl Config {
         row("audit.file", self.audit.file.as_deref().map_or_else(|| "to the log".to_owned(), path));
         row("metrics.listen", self.metrics.listen.map_or_else(|| "none".to_owned(), |a| a.to_string()));
         row("policy.file", path(&self.policy.file));
+        let providers: Vec<_> = self.identity.iter().map(ProviderConfig::name).collect();
+        let everybody = "none: everybody who reaches the port is let in".to_owned();
+        row("identity", if self.insecure_no_authentication { everybody } else { providers.join(", ") });
         table.to_string()
     }
 }

@@ -24,6 +24,14 @@ pub enum FileError {
         /// Why.
         source: std::io::Error,
     },
+    /// It cannot be written.
+    #[error("{} cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A place in it is wrong.
     #[error("{file}:{line}:{column}: {message}")]
     Text {

@@ -39,7 +39,7 @@ impl fmt::Display for Role {
 }
 
 /// What a principal asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ask {
     /// Side.
     pub role: Role,
@@ -56,6 +56,7 @@ pub struct Ask {
     /// Mbit/s in either direction; none reserves nothing.
     pub rate: Option<u64>,
     /// Life of the session; none asks for the longest.
+    #[serde(serialize_with = "seconds_or_none")]
     pub lease: Option<Duration>,
 }
 
@@ -178,6 +179,10 @@ fn some_prefixes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpNet>, D::Error
             "{all} would let everybody in whenever a caller names no source; name the networks that are meant"
         ))),
     }
+}
+
+fn seconds_or_none<S: Serializer>(time: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs()).serialize(s)
 }
 
 fn seconds<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
@@ -479,9 +484,22 @@ impl Policy {
         self.rules.iter().any(|rule| rule.administrator && rule.means(who).is_ok())
     }
 
-    /// Names of the rules, in their order.
-    pub fn rules(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|rule| rule.name.get_ref().as_str())
+    /// The rules, in their order, as a table for people.
+    pub fn describe(&self) -> String {
+        let list = |names: &Option<Vec<String>>| names.as_deref().unwrap_or_default().join(", ");
+        let mut table = Table::new(&["RULE", "USERS", "GROUPS", "ISSUERS", "ROLES", "ADMINISTRATOR"]);
+        for rule in &self.rules {
+            let roles: Vec<_> = rule.roles.iter().map(Role::to_string).collect();
+            table.row([
+                rule.name.get_ref().clone(),
+                list(&rule.users),
+                list(&rule.groups),
+                rule.issuers.as_ref().map_or_else(|| "any".to_owned(), |issuers| issuers.join(", ")),
+                roles.join(", "),
+                if rule.administrator { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+        table.to_string()
     }
 }
 

@@ -1,0 +1,92 @@
+//! The server's certificate and its key.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::SignatureAlgorithm;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::file::{FileError, Watched};
+
+/// A certificate chain with its key, for TLS, and what `--check` tells about it.
+#[derive(Debug)]
+pub struct Certificate {
+    /// What TLS shows and signs with.
+    pub certified: Arc<CertifiedKey>,
+    /// Host names and addresses that it is for (RFC 5280 section 4.2.1.6).
+    pub names: Vec<String>,
+    /// When it ends.
+    pub expires: SystemTime,
+}
+
+impl Certificate {
+    /// Reads PEM files.
+    ///
+    /// # Errors
+    /// A file cannot be read, holds none, key and certificate do not belong together, or clients could not do with the key: those of
+    /// SciStream know RSA and ECDSA only.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, FileError> {
+        let whole = |path: &Path, message: String| FileError::whole(&path.display().to_string(), message);
+        let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect)
+            .map_err(|e| unreadable(certificate, e, "a certificate, PEM"))?;
+        let Some(first) = chain.first() else {
+            return Err(whole(
+                certificate,
+                "holds no certificate; it must be a PEM file with \"BEGIN CERTIFICATE\"".to_owned(),
+            ));
+        };
+        let (names, expires) = describe(first).map_err(|message| whole(certificate, message))?;
+        let private = PrivateKeyDer::from_pem_file(key)
+            .map_err(|e| unreadable(key, e, "a private key, PEM without password"))?;
+        let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())
+            .map_err(|e| whole(key, format!("is not usable with {}: {e}", certificate.display())))?;
+        if !matches!(certified.key.algorithm(), SignatureAlgorithm::RSA | SignatureAlgorithm::ECDSA) {
+            let message =
+                "SciStream's clients know RSA and ECDSA keys only; make one with P-256, as `s2cs init` does";
+            return Err(whole(key, message.to_owned()));
+        }
+        Ok(Self { certified: Arc::new(certified), names, expires })
+    }
+
+    /// Reads PEM files that may change later.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`].
+    pub fn watch(certificate: PathBuf, key: PathBuf) -> Result<Watched<Self>, FileError> {
+        Watched::open(vec![certificate.clone(), key.clone()], move || Self::load(&certificate, &key))
+    }
+}
+
+fn unreadable(path: &Path, error: pem::Error, wanted: &str) -> FileError {
+    match error {
+        pem::Error::Io(source) => FileError::Read { path: path.to_owned(), source },
+        error => FileError::whole(&path.display().to_string(), format!("holds not {wanted} ({error})")),
+    }
+}
+
+fn describe(der: &[u8]) -> Result<(Vec<String>, SystemTime), String> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|e| format!("is no X.509 certificate: {e}"))?;
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let names =
+        alternative.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(octets) => address(octets),
+            _ => None,
+        });
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    Ok((names.collect(), SystemTime::UNIX_EPOCH + Duration::from_secs(end)))
+}
+
+fn address(octets: &[u8]) -> Option<String> {
+    let v4 = <[u8; 4]>::try_from(octets).map(std::net::IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(std::net::IpAddr::from)).ok().map(|ip| ip.to_string())
+}

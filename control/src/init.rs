@@ -1,0 +1,247 @@
+//! What `s2cs init` makes: a development CA, a server certificate, a policy, a token and the configuration that uses them.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::file::FileError;
+use crate::identity::tokens::{TokenError, TokenFile};
+
+/// Name of the user whose token is made, and of the provider that knows it.
+const USER: &str = "operator";
+const PROVIDER: &str = "site";
+
+/// Why not everything was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Something would be lost.
+    #[error("{} exists already; choose another directory, or give --force to replace what `s2cs init` makes there", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The token's file cannot be written.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// A name cannot be in a certificate, or a key could not be made.
+    #[error("certificate for {names}: {source}; give host names and addresses with --name", names = .names.join(", "))]
+    Certificate {
+        /// Names that the certificate was to have.
+        names: Vec<String>,
+        /// Why.
+        source: rcgen::Error,
+    },
+}
+
+/// What was made. Its `Display` tells a person how to go on.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// Where: absolute.
+    pub directory: PathBuf,
+    /// Names of the server in its certificate.
+    pub names: Vec<String>,
+}
+
+/// Makes, in `directory`, `ca.crt`, `ca.key`, `server.crt`, `server.key`, `policy.toml`, `tokens.toml`, `token` and `s2cs.toml`. The
+/// certificate is for this host, loopback and the further `names`.
+///
+/// # Errors
+/// One of the files exists and `force` is not given: then nothing is written. Or one cannot be written.
+pub fn init(directory: &Path, names: &[String], force: bool) -> Result<Made, InitError> {
+    let write_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| FileError::Write { path, source }
+    };
+    std::fs::create_dir_all(directory).map_err(write_error(directory))?;
+    let directory = directory.canonicalize().map_err(write_error(directory))?;
+    let at = |name: &str| directory.join(name);
+    let all =
+        ["ca.crt", "ca.key", "server.crt", "server.key", "policy.toml", "tokens.toml", "token", "s2cs.toml"];
+    for name in all {
+        if at(name).symlink_metadata().is_err() {
+            continue;
+        }
+        if !force {
+            return Err(InitError::Exists(at(name)));
+        }
+        std::fs::remove_file(at(name)).map_err(write_error(&at(name)))?;
+    }
+
+    let names = server_names(names);
+    let certificates =
+        certificates(&names).map_err(|source| InitError::Certificate { names: names.clone(), source })?;
+    let mut tokens = TokenFile::load(at("tokens.toml"))?;
+    let token = tokens.add(USER, Vec::new(), None)?;
+    tokens.save()?;
+    let secret = format!("{}\n", token.expose());
+    for (name, mode, text) in [
+        ("ca.crt", 0o644, certificates.ca),
+        ("ca.key", 0o600, certificates.ca_key),
+        ("server.crt", 0o644, certificates.server),
+        ("server.key", 0o600, certificates.server_key),
+        ("policy.toml", 0o644, policy()),
+        ("token", 0o600, secret),
+        ("s2cs.toml", 0o644, config(&directory)),
+    ] {
+        let path = at(name);
+        let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+        made.and_then(|mut file| file.write_all(text.as_bytes())).map_err(write_error(&path))?;
+    }
+    Ok(Made { directory, names })
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dir = self.directory.display();
+        let host = self.names.last().map_or("localhost", String::as_str);
+        write!(
+            f,
+            "\
+Made in {dir}:
+  ca.crt, ca.key          development CA; give ca.crt to users, keep ca.key
+  server.crt, server.key  certificate for {names}
+  policy.toml             who may do what: change it for your networks, it is read again while s2cs runs
+  tokens.toml, token      the token of {USER}@{PROVIDER}, hashed and plain; more with `s2cs token add --file {dir}/tokens.toml NAME`
+  s2cs.toml               configuration; [listeners] has to name the ports of your s2ds.toml
+
+Next:
+  s2cs --config {dir}/s2cs.toml --check
+  s2cs --config {dir}/s2cs.toml
+  s2uc login --s2cs {host}:5000 --server_cert {dir}/ca.crt < {dir}/token
+and, with a gateway on either side,
+  s2uc open --producer-gateway HOST:5000 --consumer-gateway HOST:5000 --target ADDR:PORT --from PREFIX
+",
+            names = self.names.join(", "),
+        )
+    }
+}
+
+/// Loopback's names, then this host's, then the `further` ones, each once.
+fn server_names(further: &[String]) -> Vec<String> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    let host = Some(host.trim()).filter(|host| !host.is_empty() && host.chars().all(plain));
+    let mut names: Vec<String> = Vec::new();
+    for name in
+        ["localhost", "127.0.0.1", "::1"].into_iter().chain(host).chain(further.iter().map(String::as_str))
+    {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// PEM texts.
+struct Certificates {
+    ca: String,
+    ca_key: String,
+    server: String,
+    server_key: String,
+}
+
+/// P-256, which SciStream's clients know.
+fn certificates(names: &[String]) -> Result<Certificates, rcgen::Error> {
+    let now = OffsetDateTime::now_utc();
+    let params = |names: Vec<String>, title: &str, days: i64| {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, title);
+        // Clocks differ.
+        params.not_before = now - Duration::days(1);
+        params.not_after = now + Duration::days(days);
+        params.use_authority_key_identifier_extension = true;
+        Ok::<_, rcgen::Error>(params)
+    };
+
+    let mut ca = params(Vec::new(), "SciStream development CA", 3650)?;
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca_key = KeyPair::generate()?;
+    let ca_pem = ca.self_signed(&ca_key)?.pem();
+
+    let mut server = params(names.to_vec(), "s2cs", 825)?;
+    server.is_ca = IsCa::ExplicitNoCa;
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let server_key = KeyPair::generate()?;
+    let server_pem = server.signed_by(&server_key, &Issuer::from_params(&ca, &ca_key))?.pem();
+    Ok(Certificates {
+        ca: ca_pem,
+        ca_key: ca_key.serialize_pem(),
+        server: server_pem,
+        server_key: server_key.serialize_pem(),
+    })
+}
+
+fn policy() -> String {
+    format!(
+        r#"# Who may do what: docs/control-api.md, "Policy". What no rule permits is refused.
+
+[defaults]
+# Who may connect when the caller names nobody, by the session's side.
+producer_sources = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"]
+consumer_sources = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"]
+
+[[rule]]
+name = "operator"
+users = ["{USER}@{PROVIDER}"]
+roles = ["producer", "consumer"]
+protocols = ["tcp", "udp"]
+targets = ["10.0.0.0/8:*", "172.16.0.0/12:*", "192.168.0.0/16:*", "[fd00::/8]:*"]
+rate = "10G"
+lease = "8h"
+administrator = true
+"#
+    )
+}
+
+fn config(directory: &Path) -> String {
+    // Text in quotes, with what TOML wants escaped.
+    let path = |name: &str| toml::Value::from(directory.join(name).display().to_string());
+    format!(
+        r#"# Configuration of s2cs; docs/s2cs.example.toml has every key with its meaning.
+
+[server]
+listen = "0.0.0.0:5000"
+certificate = {certificate}
+key = {key}
+
+[listeners]
+ports = "5100-5200"
+producer = ["wan"]              # ports of the forwarder, as in s2ds.toml
+consumer = ["lan"]
+
+[state]
+file = {state}
+
+[audit]
+file = {audit}
+
+[metrics]
+listen = "127.0.0.1:9464"
+
+[policy]
+file = {policy}
+
+[[identity]]
+kind = "tokens"
+name = "{PROVIDER}"
+file = {tokens}
+"#,
+        certificate = path("server.crt"),
+        key = path("server.key"),
+        state = path("s2cs.redb"),
+        audit = path("audit.jsonl"),
+        policy = path("policy.toml"),
+        tokens = path("tokens.toml"),
+    )
+}
