@@ -8,7 +8,7 @@ build=(gcc libc6-dev make pkg-config libdpdk-dev libclang-dev libhwloc-dev libud
 # To measure and to look inside: testpmd, dpdk-devbind.py, dpdk-telemetry.py; l3fwd's source and how to guard a peer's end.
 tools=(dpdk dpdk-dev dpdk-doc util-linux)
 # For demo and tests: networks, traffic, and a QUIC that is not ours.
-tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server)
+tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server python3 python3-venv)
 # What of these brings a service. It is neither started nor left enabled.
 services=(iperf3 ngtcp2d)
 
@@ -65,5 +65,18 @@ rust() {
         fail "Rust is $found and has to be $wanted or newer; run \`rustup update stable\`"
 }
 
+# gRPC's library for Python, which stands for the clients that are there already, in an environment of its own.
+python() {
+    local wanted=control/tests/python/requirements.txt env=${CARGO_TARGET_DIR:-target}/python
+    if cmp -s "$wanted" "$env/installed.txt"; then
+        return
+    fi
+    echo "deps: installing what $wanted names into $env"
+    { python3 -m venv "$env" && "$env/bin/pip" --quiet --disable-pip-version-check install --requirement "$wanted"; } ||
+        fail "pip could not install what $wanted names; its message above tells why"
+    cp "$wanted" "$env/installed.txt"
+}
+
 packages
 rust
+python

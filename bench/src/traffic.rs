@@ -1,5 +1,6 @@
 //! Programs that send real traffic across a [`Relay`]: iperf3 and our own sources and sinks, each in its place.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use forwarder::api::Proto;
@@ -12,6 +13,8 @@ use crate::topology::{Family, Place, Process, Relay, TopologyError, find_binary,
 const READY: Duration = Duration::from_secs(10);
 /// What a run may take beyond its own time.
 const GRACE: Duration = Duration::from_secs(20);
+/// What a whole stream may take.
+const STREAM: Duration = Duration::from_secs(120);
 
 /// One run of iperf3.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +43,17 @@ pub struct IperfResult {
 }
 
 impl Iperf {
-    /// Runs the server on the producer's host and the client on the consumer's.
+    /// Runs the server on the producer's host and the client on the consumer's, through the relay's own flow.
     pub fn run(self, relay: &Relay, family: Family) -> Result<IperfResult, TopologyError> {
+        self.run_to(relay, Place::CONSUMER_GATEWAY.socket(family, ports::IPERF))
+    }
+
+    /// The same with a client that connects to `to`, wherever that leads.
+    pub fn run_to(self, relay: &Relay, to: SocketAddr) -> Result<IperfResult, TopologyError> {
         let port = ports::IPERF.to_string();
         let mut server = relay.producer.spawn("iperf3", &["-s", "-1", "-p", &port, "--forceflush"])?;
         server.wait_for("listening", READY)?;
-        let to = Place::CONSUMER_GATEWAY.ip(family).to_string();
+        let (to, port) = (to.ip().to_string(), to.port().to_string());
         let (parallel, seconds, rate) =
             (self.parallel.to_string(), self.seconds.to_string(), self.rate.to_string());
         let mut args = vec!["-c", &to, "-p", &port, "-J", "-P", &parallel, "-t", &seconds];
@@ -89,8 +97,17 @@ pub fn sink(
     args: &[&str],
 ) -> Result<Process, TopologyError> {
     let port = if carrier == Carrier::Quic { ports::QUIC } else { ports::STREAM };
-    let connect = Place::CONSUMER_GATEWAY.socket(family, port).to_string();
-    let proto = carrier.to_string();
+    sink_to(relay, carrier, Place::CONSUMER_GATEWAY.socket(family, port), args)
+}
+
+/// Starts `s2bench sink` on the consumer's host, towards `to`, with further arguments.
+pub fn sink_to(
+    relay: &Relay,
+    carrier: Carrier,
+    to: SocketAddr,
+    args: &[&str],
+) -> Result<Process, TopologyError> {
+    let (proto, connect) = (carrier.to_string(), to.to_string());
     let mut all = vec!["sink", "--proto", &proto, "--connect", &connect, "--json"];
     all.extend(args);
     relay.consumer.spawn(find_binary("s2bench")?, &all)
@@ -104,16 +121,8 @@ pub fn stream(
     args: &[&str],
 ) -> Result<Value, TopologyError> {
     let _source = source(relay, carrier, family)?;
-    let mut sink = sink(relay, carrier, family, args)?;
-    let status = sink.wait(Duration::from_secs(120))?;
-    if !status.success() {
-        return Err(TopologyError::Ended {
-            what: format!("s2bench sink over {carrier}"),
-            status,
-            said: sink.said(),
-        });
-    }
-    read_json(&sink.output()?.stdout)
+    let sink = sink(relay, carrier, family, args)?;
+    read_json(&sink.finished(STREAM)?.stdout)
 }
 
 /// The tools that runs need and that `make deps` installs.

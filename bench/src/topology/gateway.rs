@@ -1,12 +1,13 @@
 //! A running s2ds and its control socket.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use control::client::{Client, ClientError};
-use forwarder::api::{FlowInfo, Reply, Request, Stats};
+use forwarder::api::{FlowInfo, Proto, Reply, Request, Stats};
 
 use super::{Netns, Process, TopologyError, find_binary};
 
@@ -91,6 +92,16 @@ impl Gateway {
     pub fn flow(&self, name: &str) -> Result<FlowInfo, TopologyError> {
         match self.call(Request::FlowShow { name: name.into() })? {
             Reply::Flow { flow } => Ok(flow),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// The flow that listens on an address, if there is one.
+    pub fn listening(&self, proto: Proto, listen: SocketAddr) -> Result<Option<FlowInfo>, TopologyError> {
+        match self.call(Request::FlowList)? {
+            Reply::Flows { flows } => {
+                Ok(flows.into_iter().find(|f| (f.spec.proto, f.spec.listen) == (proto, listen)))
+            }
             other => Err(self.odd(&other)),
         }
     }

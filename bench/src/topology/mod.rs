@@ -13,6 +13,7 @@
 //!   fd81::2               fd81::1   fd82::1           fd82::2   fd83::1               fd83::2
 //! ```
 
+mod control;
 mod gateway;
 mod netns;
 mod privilege;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+pub use control::{Control, Server, Stream};
 pub use gateway::{Gateway, unaccounted};
 pub use netns::Netns;
 pub use privilege::{enter_user_namespace, is_root, why_not};
@@ -56,12 +58,10 @@ pub enum TopologyError {
     #[error("the thread of namespace {0} has ended; a job in it panicked")]
     ThreadGone(String),
     /// A command failed.
-    #[error("{what} failed in namespace {namespace} ({status}): {said}")]
+    #[error("{what} failed ({status}): {said}")]
     Command {
-        /// The command.
+        /// The command, and where it ran.
         what: String,
-        /// Where it ran.
-        namespace: String,
         /// How it ended.
         status: ExitStatus,
         /// The end of what it wrote.

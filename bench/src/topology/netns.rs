@@ -62,6 +62,11 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Makes another one in the same topology.
+    pub fn sibling(&self, name: &str) -> Result<Netns, TopologyError> {
+        Netns::new(name, self.dir.clone())
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -121,7 +126,7 @@ impl Netns {
         command.args(["--pdeathsig", "KILL", "--", "sh", "-c", &guard]).arg(&program).args(args);
         command.envs(env.iter().copied());
         command.stdin(Stdio::null());
-        let what = format!("{short} in {}", self.name);
+        let what = format!("`{}` in {}", [&[&*short], args].concat().join(" "), self.name);
         self.run(move || Process::start(what, command, log))?
     }
 
@@ -132,18 +137,7 @@ impl Netns {
         args: &[&str],
         limit: Duration,
     ) -> Result<Output, TopologyError> {
-        let mut process = self.spawn(program.as_ref(), args)?;
-        let status = process.wait(limit)?;
-        let output = process.output()?;
-        if status.success() {
-            return Ok(output);
-        }
-        Err(TopologyError::Command {
-            what: format!("`{} {}`", program.as_ref().display(), args.join(" ")),
-            namespace: self.name.clone(),
-            status,
-            said: process.said(),
-        })
+        self.spawn(program.as_ref(), args)?.finished(limit)
     }
 
     /// Runs `ip` once for each line of arguments.

@@ -72,6 +72,15 @@ impl Process {
         }
     }
 
+    /// Waits for its end and returns what it wrote; a failure status is an error.
+    pub fn finished(mut self, limit: Duration) -> Result<Output, TopologyError> {
+        let status = self.wait(limit)?;
+        match status.success() {
+            true => self.output(),
+            false => Err(TopologyError::Command { what: self.what.clone(), status, said: self.said() }),
+        }
+    }
+
     /// Waits until it has written `text` to either output.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<(), TopologyError> {
         let end = Instant::now() + limit;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod admission;
+mod control;
 mod harness;
 mod lifecycle;
 mod links;

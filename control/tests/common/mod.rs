@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 pub(crate) mod forwarder;
+pub(crate) mod site;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
