@@ -61,7 +61,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port of both services.
+    /// Address and port of both services; port 0 takes any, which the first line of output tells.
     pub listen: SocketAddr,
     /// Certificate chain, PEM.
     pub certificate: PathBuf,
@@ -317,10 +317,6 @@ impl Config {
 
     /// What no single value shows.
     fn check(&mut self) -> Result<(), String> {
-        if self.server.listen.port() == 0 {
-            return Err("server.listen: port 0 would be another one at each start; choose one, such as 5000"
-                .to_owned());
-        }
         let owner = &self.forwarder.owner;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if owner.is_empty() || owner.len() > 16 || !owner.chars().all(plain) {
@@ -491,7 +487,6 @@ mod tests {
             ("[capacity]\nwan = 0", "s2cs.toml:2:7: ", "rate"),
             ("[metrics]\nlisten = \"0.0.0.0:1\"", "s2cs.toml:2:10: ", "loopback"),
             ("what = 1", "s2cs.toml:1:1: ", "unknown field `what`"),
-            ("[server]\nlisten = \"0.0.0.0:0\"", "s2cs.toml: ", "server.listen"),
             ("[forwarder]\nowner = \"a:b\"", "s2cs.toml: ", "forwarder.owner"),
             ("[listeners]\nproducer = []", "s2cs.toml: ", "listeners.producer"),
             ("[listeners]\nconsumer = [\"a\", \"a\"]", "s2cs.toml: ", "twice"),
