@@ -44,8 +44,13 @@ impl Key {
 
     /// The public key as a JWK.
     fn public(&self) -> Value {
-        let mut key =
-            serde_json::to_value(Jwk::from_encoding_key(&self.private, self.algorithm).unwrap()).unwrap();
+        let mut key = match self.algorithm {
+            Algorithm::EdDSA => {
+                let x = URL_SAFE_NO_PAD.encode(self.pair.public_key_raw());
+                json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x})
+            }
+            algorithm => json!(Jwk::from_encoding_key(&self.private, algorithm).unwrap()),
+        };
         key["kid"] = self.kid.into();
         key["use"] = "sig".into();
         key
