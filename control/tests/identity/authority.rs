@@ -22,8 +22,9 @@ struct Authority {
     answer: Mutex<(u16, String)>,
     /// What was asked: the header `authorization` and the form.
     asked: Mutex<Vec<(String, String)>>,
-    /// Questions that wait for `go`, when `slow`.
+    /// Questions that wait for `go`, when `slow`, and the most that ever did.
     waiting: AtomicUsize,
+    most: AtomicUsize,
     slow: bool,
     go: Notify,
 }
@@ -55,8 +56,10 @@ async fn asked(
     let authorization = headers["authorization"].to_str().unwrap().to_owned();
     authority.asked.lock().unwrap().push((authorization, body));
     if authority.slow {
-        authority.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = authority.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        authority.most.fetch_max(waiting, Ordering::Relaxed);
         authority.go.notified().await;
+        authority.waiting.fetch_sub(1, Ordering::Relaxed);
     }
     let (status, body) = authority.answer.lock().unwrap().clone();
     (StatusCode::from_u16(status).unwrap(), body)
@@ -187,6 +190,29 @@ async fn callers_with_one_token_wait_for_one_question() {
     assert_eq!(authority.questions(), 1);
     shows(&who, "t").await.unwrap();
     assert_eq!(authority.questions(), 1, "the answer is kept");
+}
+
+#[tokio::test]
+async fn callers_with_many_tokens_ask_a_few_at_once() {
+    let (authority, address) = Authority { slow: true, ..Authority::default() }.start().await;
+    authority.says(200, good(|_| {}));
+    let who = Arc::new(provider(&format!("http://{address}/"), ""));
+    let ask = |number: usize| {
+        let who = Arc::clone(&who);
+        tokio::spawn(async move { shows(&who, &format!("t{number}")).await })
+    };
+    let callers: Vec<_> = (0..64).map(ask).collect();
+    while authority.waiting.load(Ordering::Relaxed) < 16 {
+        tokio::task::yield_now().await;
+    }
+    for caller in callers {
+        while !caller.is_finished() {
+            authority.go.notify_one();
+            tokio::task::yield_now().await;
+        }
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(authority.most.load(Ordering::Relaxed), 16);
 }
 
 #[tokio::test]
