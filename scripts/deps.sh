@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 build=(gcc libc6-dev make pkg-config libdpdk-dev libclang-dev libhwloc-dev libudev-dev)
 # To measure and to look inside: testpmd, dpdk-devbind.py, dpdk-telemetry.py; l3fwd's source and how to guard a peer's end.
 tools=(dpdk dpdk-dev dpdk-doc util-linux)
-# For demo and tests: networks, traffic, and a QUIC that is not ours.
-tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server)
+# For demo and tests: networks, traffic, a QUIC and an OAuth 2.0 server that are not ours.
+tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server python3-django-oauth-toolkit)
 # What of these brings a service. It is neither started nor left enabled.
 services=(iperf3 ngtcp2d)
 

@@ -53,7 +53,10 @@ pub(super) fn client(url: &Url, ca: Option<&Path>) -> Result<Client, Problem> {
             .map_err(|problem| ("ca", problem))?;
         builder = builder.tls_certs_only(trusted);
     }
-    builder.build().map_err(|e| ("ca", format!("no HTTP client can be made: {}", causes(&e))))
+    builder.build().map_err(|e| {
+        let cause = causes(&e);
+        ("ca", format!("no TLS client can be made ({cause}); name a file of CAs, or install the system's"))
+    })
 }
 
 /// The JSON that answers `request`.

@@ -90,6 +90,7 @@ impl Introspection {
             None if globus => vec!["username".to_owned(), "identity_set".to_owned()],
             None => vec!["username".to_owned()],
         };
+        let secret = secret(config, base)?;
         let ca = config.ca.as_ref().map(|ca| base.join(ca));
         Ok(Introspection {
             rules: Rules {
@@ -106,7 +107,7 @@ impl Introspection {
             client: http::client(&url, ca.as_deref())?,
             url,
             id: config.client_id.clone(),
-            secret: secret(config, base)?,
+            secret,
             // Globus Auth's own extension: the identities that the user has linked.
             include: globus.then_some("identity_set"),
             // Its clients send them as they are.
