@@ -347,12 +347,6 @@ impl Config {
         if self.sessions.pending_per_user > self.sessions.pending {
             return Err("sessions.pending_per_user: must not be above sessions.pending".to_owned());
         }
-        if self.identity.is_empty() && !self.insecure_no_authentication {
-            return Err(
-                "no [[identity]] is configured, so nobody could be let in; add one, or give --client_id"
-                    .to_owned(),
-            );
-        }
         Ok(())
     }
 
@@ -501,12 +495,5 @@ mod tests {
             let error = parse(&format!("{text}\n{IDENTITY}"), &Options::default()).unwrap_err();
             assert!(error.starts_with(place) && error.contains(words), "{text:?} gave {error:?}");
         }
-    }
-
-    #[test]
-    fn without_identity_nobody_is_served_unless_everybody_is_to_be() {
-        assert!(parse("", &Options::default()).unwrap_err().contains("[[identity]]"));
-        let everybody = Options { insecure_no_authentication: true, ..Options::default() };
-        assert!(parse("", &everybody).unwrap().insecure_no_authentication);
     }
 }

@@ -484,6 +484,19 @@ impl Policy {
         self.rules.iter().any(|rule| rule.administrator && rule.means(who).is_ok())
     }
 
+    /// Rules that name an issuer that is not among `known`, each with a sentence: nobody will ever be meant by way of it.
+    pub fn strange_issuers(&self, known: &[&str]) -> Vec<String> {
+        let strange = |rule: &Rule| {
+            let issuers = rule.issuers.iter().flatten().filter(|issuer| !known.contains(&issuer.as_str()));
+            let name = rule.name.get_ref();
+            let told = issuers.map(|issuer| {
+                format!("rule {name:?} is for issuer {issuer:?}, and no [[identity]] is called so")
+            });
+            told.collect::<Vec<_>>()
+        };
+        self.rules.iter().flat_map(strange).collect()
+    }
+
     /// The rules, in their order, as a table for people.
     pub fn describe(&self) -> String {
         let list = |names: &Option<Vec<String>>| names.as_deref().unwrap_or_default().join(", ");
@@ -506,7 +519,7 @@ impl Policy {
 /// How a decision came about, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Every rule, in the file's order. Empty of outcomes when no rule could permit the request.
+    /// Every rule, in the file's order.
     pub rules: Vec<RuleOutcome>,
     /// What is granted, if it is.
     pub grant: Option<Grant>,
