@@ -174,8 +174,12 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use forwarder::api::Proto;
 
     use super::*;
+    use crate::policy::Role;
 
     fn entry(uid: &str) -> Entry<'_> {
         Entry {
@@ -185,7 +189,7 @@ mod tests {
             uid: Some(uid),
             ask: None,
             decision: Decision::Refused,
-            why: "no identity",
+            why: "because",
             grant: None,
             session: None,
         }
@@ -210,6 +214,62 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0]["at"].as_str().unwrap().ends_with('Z'));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn a_line_tells_who_asked_for_what_and_what_was_granted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let who = Principal {
+            subject: "alice@site".to_owned(),
+            issuer: "site".to_owned(),
+            names: Vec::new(),
+            groups: Vec::new(),
+            expires: None,
+        };
+        let ask = Ask {
+            role: Role::Consumer,
+            proto: Proto::Udp,
+            targets: vec!["192.0.2.1:5100".parse().unwrap()],
+            sources: None,
+            listeners: 2,
+            connections: None,
+            rate: Some(1000),
+            lease: Some(Duration::from_secs(60)),
+        };
+        let grant = Grant {
+            rule: "all".to_owned(),
+            sources: vec!["10.0.0.0/8".parse().unwrap()],
+            connections: Some(4),
+            rate: Some(1000),
+            police: true,
+            lease: Duration::from_secs(60),
+            sessions: 16,
+        };
+        let granted = Entry {
+            who: Some(&who),
+            ask: Some(&ask),
+            grant: Some(&grant),
+            decision: Decision::Granted,
+            session: Some("7"),
+            ..entry("u")
+        };
+        Audit::open(Some(&path)).unwrap().write(&granted);
+        let mut line = lines(&path).remove(0);
+        line["at"] = "now".into();
+        let expected = serde_json::json!({
+            "at": "now", "decision": "granted", "call": "req", "subject": "alice@site", "issuer": "site",
+            "peer": "127.0.0.1:4000", "uid": "u", "session": "7", "rule": "all", "why": "because",
+            "ask": {
+                "role": "consumer", "proto": "udp", "targets": ["192.0.2.1:5100"], "sources": null, "listeners": 2,
+                "connections": null, "rate": 1000, "lease": 60,
+            },
+            "grant": {
+                "rule": "all", "sources": ["10.0.0.0/8"], "connections": 4, "rate": 1000, "police": true, "lease": 60,
+                "sessions": 16,
+            },
+        });
+        assert_eq!(line, expected);
     }
 
     #[test]

@@ -57,6 +57,10 @@ pub struct Made {
 /// # Errors
 /// One of the files exists and `force` is not given: then nothing is written. Or one cannot be written.
 pub fn init(directory: &Path, names: &[String], force: bool) -> Result<Made, InitError> {
+    let names = server_names(names);
+    let certificates =
+        certificates(&names).map_err(|source| InitError::Certificate { names: names.clone(), source })?;
+
     let write_error = |path: &Path| {
         let path = path.to_owned();
         move |source| FileError::Write { path, source }
@@ -76,9 +80,6 @@ pub fn init(directory: &Path, names: &[String], force: bool) -> Result<Made, Ini
         std::fs::remove_file(at(name)).map_err(write_error(&at(name)))?;
     }
 
-    let names = server_names(names);
-    let certificates =
-        certificates(&names).map_err(|source| InitError::Certificate { names: names.clone(), source })?;
     let mut tokens = TokenFile::load(at("tokens.toml"))?;
     let token = tokens.add(USER, Vec::new(), None)?;
     tokens.save()?;
