@@ -2,15 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header};
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
 
 use super::claims::{Claims, LEEWAY, Rules};
 use super::config::JwtConfig;
@@ -37,14 +37,26 @@ pub(super) struct Jwt {
 #[derive(Debug)]
 enum Source {
     File(Watched<Keys>),
-    Url { url: Url, client: Client, rest: Duration, state: Mutex<Fetched> },
+    Url(Arc<Remote>),
 }
 
 /// Keys from a URL.
+#[derive(Debug)]
+struct Remote {
+    provider: String,
+    url: Url,
+    client: Client,
+    rest: Duration,
+    /// Held while fetching: callers meanwhile wait for the same keys.
+    turn: tokio::sync::Mutex<()>,
+    kept: Mutex<Kept>,
+}
+
 #[derive(Debug, Default)]
-struct Fetched {
+struct Kept {
     keys: Option<(Arc<Keys>, Instant)>,
-    tried: Option<Instant>,
+    /// When the last fetch ended, and whether well.
+    last: Option<(Instant, bool)>,
 }
 
 /// The keys of a set that can verify signatures.
@@ -57,13 +69,13 @@ impl Jwt {
             [("issuer", &config.issuer), ("audience", &config.audience), ("jwks", &config.jwks)]
         {
             if value.is_empty() {
-                return Err((key, "is empty".to_owned()));
+                return Err((key, "is empty; give what the authority has published".to_owned()));
             }
         }
         if config.refresh_seconds == 0 {
             return Err((
                 "refresh_seconds",
-                "is 0, so forged tokens could make a load for the authority".to_owned(),
+                "is 0, which lets forged tokens make a load for the authority; give at least 1".to_owned(),
             ));
         }
         if config.algorithms.is_empty() {
@@ -79,12 +91,14 @@ impl Jwt {
             let url = http::url(&config.jwks).map_err(|problem| ("jwks", problem))?;
             let ca = config.ca.as_ref().map(|ca| base.join(ca));
             let client = http::client(&url, ca.as_deref())?;
-            Source::Url {
+            Source::Url(Arc::new(Remote {
+                provider: config.name.clone(),
                 url,
                 client,
                 rest: Duration::from_secs(config.refresh_seconds),
-                state: Mutex::default(),
-            }
+                turn: tokio::sync::Mutex::default(),
+                kept: Mutex::default(),
+            }))
         } else {
             Source::File(
                 Watched::open(base.join(&config.jwks), Keys::parse).map_err(|problem| ("jwks", problem))?,
@@ -128,7 +142,7 @@ impl Jwt {
             match decode::<Claims>(token, key, &validation) {
                 Ok(data) => return Ok(self.rules.principal(&data.claims)?),
                 Err(e) => match e.kind() {
-                    jsonwebtoken::errors::ErrorKind::MissingRequiredClaim(_) => {
+                    ErrorKind::MissingRequiredClaim(_) => {
                         return Err(Invalid::Endless.into());
                     }
                     _ => continue,
@@ -141,28 +155,45 @@ impl Jwt {
     /// The keys. From a URL they are fetched when there are none, when they are old, and when none fits, which a new
     /// key of the authority explains as well as a forger's token: at most once in a while.
     async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Keys>, Refused> {
-        let (url, client, rest, state) = match &self.source {
+        let remote = match &self.source {
             Source::File(file) => return Ok(file.current()),
-            Source::Url { url, client, rest, state } => (url, client, *rest, state),
+            Source::Url(remote) => remote,
         };
-        // Held while fetching: callers meanwhile wait for the same keys.
-        let mut state = state.lock().await;
-        let enough = state
-            .keys
-            .as_ref()
-            .is_some_and(|(keys, at)| at.elapsed() < FRESH && keys.fitting(kid, algorithm).next().is_some());
-        if !enough && state.tried.is_none_or(|tried| tried.elapsed() >= rest) {
-            let asked = Instant::now();
-            match http::json(client.get(url.clone())).await.and_then(Keys::from_json) {
-                Ok(keys) => state.keys = Some((Arc::new(keys), asked)),
-                Err(problem) => tracing::warn!("identity {:?}: {url}: {problem}", self.rules.provider),
-            }
-            state.tried = Some(Instant::now());
+        let fit = |keys: &Arc<Keys>| keys.fitting(kid, algorithm).next().is_some();
+        if let Some(keys) = remote.kept(FRESH).filter(fit) {
+            return Ok(keys);
         }
-        match &state.keys {
-            Some((keys, at)) if at.elapsed() < STALE => Ok(Arc::clone(keys)),
-            _ => Err(Refused::Unavailable { authority: self.rules.provider.clone() }),
+        // A task of its own: others may wait for the keys when this caller has gone.
+        let well = tokio::spawn(Arc::clone(remote).refresh()).await.unwrap_or(false);
+        let keys = remote.kept(STALE).filter(|keys| well || fit(keys));
+        keys.ok_or_else(|| Refused::Unavailable { authority: self.rules.provider.clone() })
+    }
+}
+
+impl Remote {
+    /// The keys, if fetched at most `age` ago.
+    fn kept(&self, age: Duration) -> Option<Arc<Keys>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.keys.as_ref().filter(|(_, at)| at.elapsed() < age).map(|(keys, _)| Arc::clone(keys))
+    }
+
+    /// Fetches the keys if the last time is long enough ago. Whether the last fetch went well.
+    async fn refresh(self: Arc<Remote>) -> bool {
+        let _turn = self.turn.lock().await;
+        let last = self.kept.lock().unwrap_or_else(PoisonError::into_inner).last;
+        if let Some((_, well)) = last.filter(|(at, _)| at.elapsed() < self.rest) {
+            return well;
         }
+        let asked = Instant::now();
+        let fetched = http::json(self.client.get(self.url.clone())).await.and_then(Keys::from_json);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let well = fetched.is_ok();
+        kept.last = Some((Instant::now(), well));
+        match fetched {
+            Ok(keys) => kept.keys = Some((Arc::new(keys), asked)),
+            Err(problem) => tracing::warn!("identity {:?}: {}: {problem}", self.provider, self.url),
+        }
+        well
     }
 }
 

@@ -1,8 +1,9 @@
 //! JWTs: keys that change, and every way to forge that the form invites.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -149,7 +150,10 @@ async fn claims_that_do_not_fit_keep_the_caller_out() {
 async fn forged_tokens_are_refused() {
     let (key, rsa, stranger) =
         (Key::new("k", Algorithm::ES256), Key::new("r", Algorithm::RS256), Key::new("k", Algorithm::ES256));
-    let (who, _folder) = knows(&[key.public(), rsa.public()], "");
+    // A key that names no algorithm would do for all of its family.
+    let mut any = rsa.public();
+    any.as_object_mut().unwrap().remove("alg");
+    let (who, _folder) = knows(&[key.public(), any], "");
     let good = claims("x", 1.into());
     let token = key.signs(&good);
     shows(&who, &token).await.unwrap();
@@ -249,6 +253,8 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
 struct Document {
     text: Mutex<String>,
     fetched: AtomicUsize,
+    /// Whether it is withheld.
+    hangs: AtomicBool,
 }
 
 async fn serve(document: &Arc<Document>) -> String {
@@ -256,6 +262,9 @@ async fn serve(document: &Arc<Document>) -> String {
     let url = format!("http://{}/jwks", listener.local_addr().unwrap());
     let fetch = |State(document): State<Arc<Document>>| async move {
         document.fetched.fetch_add(1, Ordering::Relaxed);
+        while document.hangs.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         document.text.lock().unwrap().clone()
     };
     let router = Router::new().fallback(fetch).with_state(Arc::clone(document));
@@ -290,6 +299,35 @@ async fn keys_from_a_url_are_fetched_when_needed_and_seldom() {
     *document.text.lock().unwrap() = set(&[new.public()]);
     until(&often, &second, Result::is_ok).await;
     assert_eq!(shows(&often, &first).await, Err(Refused::Invalid(Invalid::Unknown)), "the old key is gone");
+}
+
+#[tokio::test]
+async fn a_server_of_keys_that_hangs_or_fails_holds_up_only_who_needs_new_keys() {
+    let (known, new) = (Key::new("known", Algorithm::ES256), Key::new("new", Algorithm::ES256));
+    let document = Arc::new(Document::default());
+    *document.text.lock().unwrap() = set(&[known.public()]);
+    let url = serve(&document).await;
+    let who = Arc::new(provider(&url, "refresh_seconds = 1", Path::new("/")));
+    let (first, second) = (known.signs(&claims("x", 1.into())), new.signs(&claims("x", 1.into())));
+    shows(&who, &first).await.unwrap();
+
+    document.hangs.store(true, Ordering::Relaxed);
+    let fetched = document.fetched.load(Ordering::Relaxed);
+    // The first caller's leaving ends no fetch.
+    let (asker, token) = (Arc::clone(&who), second.clone());
+    let asker = tokio::spawn(async move { until(&asker, &token, Result::is_ok).await });
+    while document.fetched.load(Ordering::Relaxed) == fetched {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    asker.abort();
+    shows(&who, &first).await.expect("its key is known");
+    *document.text.lock().unwrap() = "no keys".to_owned();
+    document.hangs.store(false, Ordering::Relaxed);
+    let unavailable = Err(Refused::Unavailable { authority: "campus".to_owned() });
+    until(&who, &second, |answer| *answer == unavailable).await;
+    shows(&who, &first).await.expect("its key is known");
+    *document.text.lock().unwrap() = set(&[new.public()]);
+    until(&who, &second, Result::is_ok).await;
 }
 
 #[tokio::test]
