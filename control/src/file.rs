@@ -246,6 +246,12 @@ struct State<T> {
     seen: Vec<Option<Stamp>>,
 }
 
+impl<T, E> fmt::Debug for Watched<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("paths", &self.paths).finish_non_exhaustive()
+    }
+}
+
 impl<T, E> Watched<T, E> {
     /// Makes the value, and will look at `paths` for changes.
     ///
