@@ -1,7 +1,8 @@
 //! The audit log: one JSON line a decision.
 //!
-//! A line is written before the caller gets the answer, by one `write` to a file opened for appending. That takes microseconds, so no
-//! thread stands between: its queue would be what a crash loses, and when it is full lines would be lost or callers wait all the same.
+//! A line is written before the caller gets the answer, by one `write` to a file opened for appending. That takes
+//! microseconds, so no thread stands between: its queue would be what a crash loses, and when it is full lines
+//! would be lost or callers wait all the same.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};

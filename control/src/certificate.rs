@@ -30,8 +30,8 @@ impl Certificate {
     /// Reads PEM files.
     ///
     /// # Errors
-    /// A file cannot be read, holds none, key and certificate do not belong together, or clients could not do with the key: those of
-    /// SciStream know RSA and ECDSA only.
+    /// A file cannot be read, holds none, key and certificate do not belong together, or clients could not do with
+    /// the key: those of SciStream know RSA and ECDSA only.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, FileError> {
         let whole = |path: &Path, message: String| FileError::whole(&path.display().to_string(), message);
         let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)

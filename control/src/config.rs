@@ -31,7 +31,8 @@ pub struct Config {
     /// Bounds of sessions that are not yet active.
     #[serde(default)]
     pub sessions: Sessions,
-    /// Mbit/s that sessions may reserve at each port of the forwarder, by the port's name; a port that is not here has its link's speed.
+    /// Mbit/s that sessions may reserve at each port of the forwarder, by the port's name; a port that is not here
+    /// has its link's speed.
     #[serde(default, deserialize_with = "capacities")]
     pub capacity: BTreeMap<String, u64>,
     /// Durable state.
@@ -237,8 +238,8 @@ pub struct Options {
 }
 
 impl Config {
-    /// Reads the file, fills defaults in, lets `options` override, and checks the whole. Without a path it is [`DEFAULT_FILE`], if
-    /// that is there; otherwise options and defaults make the configuration.
+    /// Reads the file, fills defaults in, lets `options` override, and checks the whole. Without a path it is
+    /// [`DEFAULT_FILE`], if that is there; otherwise options and defaults make the configuration.
     ///
     /// # Errors
     /// A sentence that names the file, the place and the mend.

@@ -1,4 +1,5 @@
-//! What `s2cs init` makes: a development CA, a server certificate, a policy, a token and the configuration that uses them.
+//! What `s2cs init` makes: a development CA, a server certificate, a policy, a token and the configuration that
+//! uses them.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -51,8 +52,8 @@ pub struct Made {
     pub names: Vec<String>,
 }
 
-/// Makes, in `directory`, `ca.crt`, `ca.key`, `server.crt`, `server.key`, `policy.toml`, `tokens.toml`, `token` and `s2cs.toml`. The
-/// certificate is for this host, loopback and the further `names`.
+/// Makes, in `directory`, `ca.crt`, `ca.key`, `server.crt`, `server.key`, `policy.toml`, `tokens.toml`, `token`
+/// and `s2cs.toml`. The certificate is for this host, loopback and the further `names`.
 ///
 /// # Errors
 /// One of the files exists and `force` is not given: then nothing is written. Or one cannot be written.

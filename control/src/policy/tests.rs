@@ -246,7 +246,8 @@ fn mistakes_are_named_with_their_line() {
     }
 }
 
-// Few networks, mostly wide ones in policies and narrow ones in requests, so that many requests are granted and many are not.
+// Few networks, mostly wide ones in policies and narrow ones in requests, so that many requests are granted and
+// many are not.
 fn some_net(lengths: &'static [u8]) -> impl Strategy<Value = IpNet> {
     (0_u8..2, 0_u8..2, prop::sample::select(lengths))
         .prop_map(|(a, b, length)| IpNet::new_assert([10, a, b, 0].into(), length).trunc())
