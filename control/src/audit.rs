@@ -1,7 +1,8 @@
 //! The audit log: one JSON line a decision.
 //!
-//! A line is written before the caller gets the answer, by one `write` to a file opened for appending. That takes microseconds, so no
-//! thread stands between: its queue would be what a crash loses, and when it is full lines would be lost or callers wait all the same.
+//! A line is written before the caller gets the answer, by one `write` to a file opened for appending. That takes
+//! microseconds, so no thread stands between: its queue would be what a crash loses, and when it is full lines
+//! would be lost or callers wait all the same.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -195,7 +196,7 @@ mod tests {
             uid: Some(uid),
             asked: &Value::Null,
             decision: Decision::Refused,
-            why: "no identity",
+            why: "because",
             session: None,
         }
     }
@@ -219,6 +220,59 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0]["at"].as_str().unwrap().ends_with('Z'));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    #[test]
+    fn a_line_tells_who_asked_for_what_and_what_was_granted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let who = Principal {
+            subject: "alice@site".to_owned(),
+            issuer: "site".to_owned(),
+            names: Vec::new(),
+            groups: Vec::new(),
+            expires: None,
+        };
+        let session = Session {
+            id: 7,
+            owner: "alice@site".to_owned(),
+            uid: crate::session::Uid::new("u").unwrap(),
+            role: crate::policy::Role::Consumer,
+            proto: forwarder::api::Proto::Udp,
+            state: crate::session::State::Active,
+            rule: "all".to_owned(),
+            path: "lan".to_owned(),
+            listeners: vec!["10.0.0.1:5100".parse().unwrap()],
+            targets: vec!["192.0.2.1:5100".parse().unwrap()],
+            sources: vec!["10.0.0.0/8".parse().unwrap()],
+            connections: Some(4),
+            rate: Some(1000),
+            police: true,
+            charged: vec!["lan".to_owned()],
+            lease: 60,
+            created: 1,
+            expires: 61,
+            labels: Default::default(),
+        };
+        let asked = serde_json::json!({"targets": ["192.0.2.1:5100", "x".repeat(LONGEST + 1)]});
+        let granted = Entry {
+            who: Some(&who),
+            asked: &asked,
+            decision: Decision::Granted,
+            session: Some(&session),
+            ..entry("u")
+        };
+        Audit::open(Some(&path)).unwrap().write(&granted);
+        let mut line = lines(&path).remove(0);
+        line["at"] = "now".into();
+        let expected = serde_json::json!({
+            "at": "now", "decision": "granted", "call": "req", "subject": "alice@site", "issuer": "site",
+            "peer": "127.0.0.1:4000", "uid": "u", "session": "0000000000000007", "rule": "all", "why": "because",
+            "asked": {"targets": ["192.0.2.1:5100", format!("{}...", "x".repeat(LONGEST))]},
+            "granted": serde_json::to_value(&session).unwrap(),
+        });
+        assert_eq!(line, expected);
+        assert_eq!(line["granted"]["sources"], serde_json::json!(["10.0.0.0/8"]));
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl Certificate {
     /// Reads PEM files.
     ///
     /// # Errors
-    /// A file cannot be read, holds none, key and certificate do not belong together, or clients could not do with the key: those of
-    /// SciStream know RSA and ECDSA only.
+    /// A file cannot be read, holds none, key and certificate do not belong together, or clients could not do with
+    /// the key: those of SciStream know RSA and ECDSA only.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, FileError> {
         let whole = |path: &Path, message: String| FileError::whole(&path.display().to_string(), message);
         let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
@@ -89,4 +89,31 @@ fn describe(der: &[u8]) -> Result<(Vec<String>, SystemTime), String> {
 fn address(octets: &[u8]) -> Option<String> {
     let v4 = <[u8; 4]>::try_from(octets).map(std::net::IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(octets).map(std::net::IpAddr::from)).ok().map(|ip| ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_pair_is_taken_when_both_files_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["c", "k"].map(|name| dir.path().join(name));
+        let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let [old, new] = [made("old.example"), made("new.example")];
+        std::fs::write(&certificate, old.cert.pem()).unwrap();
+        std::fs::write(&key, old.signing_key.serialize_pem()).unwrap();
+        let watched = Certificate::watch(certificate.clone(), key.clone()).unwrap();
+        // A new file each, as tools that renew certificates leave.
+        let replace = |path: &Path, text: String| {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), path).unwrap();
+        };
+        replace(&certificate, new.cert.pem());
+        let error = watched.refresh().unwrap().unwrap_err().to_string();
+        assert!(error.contains("is not usable with"), "{error}");
+        assert_eq!(watched.get().names, ["old.example"]);
+        replace(&key, new.signing_key.serialize_pem());
+        assert_eq!(watched.refresh().unwrap().unwrap().names, ["new.example"]);
+    }
 }

@@ -31,7 +31,8 @@ pub struct Config {
     /// Bounds of sessions that are not yet active.
     #[serde(default)]
     pub sessions: Sessions,
-    /// Mbit/s that sessions may reserve at each port of the forwarder, by the port's name; a port that is not here has its link's speed.
+    /// Mbit/s that sessions may reserve at each port of the forwarder, by the port's name; a port that is not here
+    /// has its link's speed.
     #[serde(default, deserialize_with = "capacities")]
     pub capacity: BTreeMap<String, u64>,
     /// Durable state.
@@ -237,8 +238,8 @@ pub struct Options {
 }
 
 impl Config {
-    /// Reads the file, fills defaults in, lets `options` override, and checks the whole. Without a path it is [`DEFAULT_FILE`], if
-    /// that is there; otherwise options and defaults make the configuration.
+    /// Reads the file, fills defaults in, lets `options` override, and checks the whole. Without a path it is
+    /// [`DEFAULT_FILE`], if that is there; otherwise options and defaults make the configuration.
     ///
     /// # Errors
     /// A sentence that names the file, the place and the mend.
@@ -342,12 +343,6 @@ impl Config {
         }
         if self.sessions.pending_per_user > self.sessions.pending {
             return Err("sessions.pending_per_user: must not be above sessions.pending".to_owned());
-        }
-        if self.identity.is_empty() && !self.insecure_no_authentication {
-            return Err(
-                "no [[identity]] is configured, so nobody could be let in; add one, or give --client_id"
-                    .to_owned(),
-            );
         }
         Ok(())
     }
@@ -496,12 +491,5 @@ mod tests {
             let error = parse(&format!("{text}\n{IDENTITY}"), &Options::default()).unwrap_err();
             assert!(error.starts_with(place) && error.contains(words), "{text:?} gave {error:?}");
         }
-    }
-
-    #[test]
-    fn without_identity_nobody_is_served_unless_everybody_is_to_be() {
-        assert!(parse("", &Options::default()).unwrap_err().contains("[[identity]]"));
-        let everybody = Options { insecure_no_authentication: true, ..Options::default() };
-        assert!(parse("", &everybody).unwrap().insecure_no_authentication);
     }
 }

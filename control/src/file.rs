@@ -108,8 +108,8 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     Ok(prefix)
 }
 
-/// Does it lie within `::ffff:0:0/96`, IPv4-mapped addresses (RFC 4291 section 2.5.5.2)? They never are on the wire, and compared as
-/// IPv6 they would slip past rules about the IPv4 addresses that they stand for.
+/// Does it lie within `::ffff:0:0/96`, IPv4-mapped addresses (RFC 4291 section 2.5.5.2)? They never are on the
+/// wire, and compared as IPv6 they would slip past rules about the IPv4 addresses that they stand for.
 pub(crate) fn is_mapped(prefix: &IpNet) -> bool {
     matches!(prefix, IpNet::V6(p) if p.prefix_len() >= 96 && p.network().to_ipv4_mapped().is_some())
 }
@@ -246,6 +246,12 @@ struct State<T> {
     seen: Vec<Option<Stamp>>,
 }
 
+impl<T, E> fmt::Debug for Watched<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("paths", &self.paths).finish_non_exhaustive()
+    }
+}
+
 impl<T, E> Watched<T, E> {
     /// Makes the value, and will look at `paths` for changes.
     ///
@@ -266,8 +272,9 @@ impl<T, E> Watched<T, E> {
         self.lock().value.clone()
     }
 
-    /// Looks whether the files changed and, if so, reads them: the new value, or once for each bad version why the old one stays. None
-    /// when nothing changed. Reads files: to be called now and then, from where that may block.
+    /// Looks whether the files changed and, if so, reads them: the new value, or once for each bad version why the
+    /// old one stays. None when nothing changed. Reads files: to be called now and then, from where that may
+    /// block.
     pub fn refresh(&self) -> Option<Result<Arc<T>, E>> {
         let now: Vec<_> = self.paths.iter().map(|path| Stamp::of(path)).collect();
         if self.lock().seen == now {

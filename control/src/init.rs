@@ -1,4 +1,5 @@
-//! What `s2cs init` makes: a development CA, a server certificate, a policy, a token and the configuration that uses them.
+//! What `s2cs init` makes: a development CA, a server certificate, a policy, a token and the configuration that
+//! uses them.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -51,12 +52,16 @@ pub struct Made {
     pub names: Vec<String>,
 }
 
-/// Makes, in `directory`, `ca.crt`, `ca.key`, `server.crt`, `server.key`, `policy.toml`, `tokens.toml`, `token` and `s2cs.toml`. The
-/// certificate is for this host, loopback and the further `names`.
+/// Makes, in `directory`, `ca.crt`, `ca.key`, `server.crt`, `server.key`, `policy.toml`, `tokens.toml`, `token`
+/// and `s2cs.toml`. The certificate is for this host, loopback and the further `names`.
 ///
 /// # Errors
 /// One of the files exists and `force` is not given: then nothing is written. Or one cannot be written.
 pub fn init(directory: &Path, names: &[String], force: bool) -> Result<Made, InitError> {
+    let names = server_names(names);
+    let certificates =
+        certificates(&names).map_err(|source| InitError::Certificate { names: names.clone(), source })?;
+
     let write_error = |path: &Path| {
         let path = path.to_owned();
         move |source| FileError::Write { path, source }
@@ -76,9 +81,6 @@ pub fn init(directory: &Path, names: &[String], force: bool) -> Result<Made, Ini
         std::fs::remove_file(at(name)).map_err(write_error(&at(name)))?;
     }
 
-    let names = server_names(names);
-    let certificates =
-        certificates(&names).map_err(|source| InitError::Certificate { names: names.clone(), source })?;
     let mut tokens = TokenFile::load(at("tokens.toml"))?;
     let token = tokens.add(USER, Vec::new(), None)?;
     tokens.save()?;

@@ -1,7 +1,9 @@
-//! What a principal may ask for: rules from a file, the first that permits a request whole grants it, and what no rule permits is refused.
+//! What a principal may ask for: rules from a file, the first that permits a request whole grants it, and what no
+//! rule permits is refused.
 //!
-//! What a rule leaves out it does not permit: no roles, no protocols, no targets, no rate. The exceptions are its sources, which are
-//! then the site's defaults for the role, and the plain limits, whose defaults stand at the fields.
+//! What a rule leaves out it does not permit: no roles, no protocols, no targets, no rate. The exceptions are its
+//! sources, which are then the site's defaults for the role, and the plain limits, whose defaults stand at the
+//! fields.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -226,8 +228,8 @@ impl Targets {
     }
 }
 
-/// Loopback and link-local addresses: hosts' insides and their neighbours, among them clouds' metadata services. A rule about "everywhere"
-/// does not mean them; one has to be about nothing else.
+/// Loopback and link-local addresses: hosts' insides and their neighbours, among them clouds' metadata services. A
+/// rule about "everywhere" does not mean them; one has to be about nothing else.
 fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
@@ -235,7 +237,8 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// Addresses that nothing can be sent to as one stream: "this network", multicast, reserved and broadcast (RFC 6890, RFC 4291).
+/// Addresses that nothing can be sent to as one stream: "this network", multicast, reserved and broadcast (RFC
+/// 6890, RFC 4291).
 fn is_nobody(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 224,
@@ -484,6 +487,20 @@ impl Policy {
         self.rules.iter().any(|rule| rule.administrator && rule.means(who).is_ok())
     }
 
+    /// Rules that name an issuer that is not among `known`, each with a sentence: nobody will ever be meant by way
+    /// of it.
+    pub fn strange_issuers(&self, known: &[&str]) -> Vec<String> {
+        let strange = |rule: &Rule| {
+            let issuers = rule.issuers.iter().flatten().filter(|issuer| !known.contains(&issuer.as_str()));
+            let name = rule.name.get_ref();
+            let told = issuers.map(|issuer| {
+                format!("rule {name:?} is for issuer {issuer:?}, and no [[identity]] is called so")
+            });
+            told.collect::<Vec<_>>()
+        };
+        self.rules.iter().flat_map(strange).collect()
+    }
+
     /// The rules, in their order, as a table for people.
     pub fn describe(&self) -> String {
         let list = |names: &Option<Vec<String>>| names.as_deref().unwrap_or_default().join(", ");
@@ -506,7 +523,7 @@ impl Policy {
 /// How a decision came about, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Every rule, in the file's order. Empty of outcomes when no rule could permit the request.
+    /// Every rule, in the file's order.
     pub rules: Vec<RuleOutcome>,
     /// What is granted, if it is.
     pub grant: Option<Grant>,

@@ -175,6 +175,13 @@ fn mistakes_are_answered_with_their_place_and_the_mend() {
     refuses(&site.changed("5100-5200", "5200-5100"), &["changed.toml:9:9", "backwards"]);
     refuses(&site.changed("127.0.0.1:9464", "0.0.0.0:9464"), &["changed.toml:20:10", "loopback"]);
     refuses(&site.changed("[audit]", "[audits]"), &["changed.toml:16:2", "audits"]);
+    refuses(
+        &site.changed(
+            "[[identity]]",
+            "[[identity]]\nkind = \"certificate\"\nname = \"site\"\nca = \"ca.crt\"\n[[identity]]",
+        ),
+        &["site", "name"],
+    );
     refuses(&site.changed("server.key", "ca.key"), &["ca.key", "server.crt"]);
     refuses(&site.changed("server.crt", "s2cs.toml"), &["s2cs.toml", "certificate"]);
 
@@ -206,4 +213,26 @@ fn wrong_usage_is_told_apart_from_failure() {
     assert_eq!(bad(&["policy", "check", "--as", "a@b", "--role", "producer"]).0, 2);
     assert_eq!(bad(&["policy", "check", "--policy", "x", "--as", "a@b", "--role", "other"]).0, 2);
     assert!(good(&["completions", "bash"]).contains("s2cs"));
+}
+
+#[test]
+fn without_identity_nobody_is_served_unless_everybody_is_to_be() {
+    let site = Site::new();
+    let config = std::fs::read_to_string(site.path("s2cs.toml")).unwrap();
+    let config = site.write("s2cs.toml", config.split("[[identity]]").next().unwrap());
+    let (code, sentence) = bad(&["--config", &config, "--check"]);
+    assert_eq!(code, 1);
+    assert!(sentence.contains("--insecure-no-authentication"), "{sentence}");
+    for spelling in ["--insecure-no-authentication", "--insecure_no_authentication"] {
+        assert!(good(&["--config", &config, "--check", spelling]).contains("everybody"));
+    }
+}
+
+#[test]
+fn a_rule_for_an_issuer_that_is_not_there_is_noticed() {
+    let site = Site::new();
+    let policy = std::fs::read_to_string(site.path("policy.toml")).unwrap();
+    site.write("policy.toml", &policy.replace("lease =", "issuers = [\"globs\"]\nlease ="));
+    let checked = good(&["--config", &site.path("s2cs.toml"), "--check"]);
+    assert!(checked.contains("Notice: rule \"operator\" is for issuer \"globs\""), "{checked}");
 }

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::claims::{Claims, LEEWAY, Rules};
 use super::config::JwtConfig;
-use super::file::Watched;
-use super::{Invalid, Principal, Problem, Refused, http};
+use super::{Invalid, Principal, Problem, Refused, file, http};
+use crate::file::Watched;
 
 /// How old keys from a URL get before they are fetched again.
 const FRESH: Duration = Duration::from_secs(3600);
@@ -36,7 +36,7 @@ pub(super) struct Jwt {
 /// Where the keys are.
 #[derive(Debug)]
 enum Source {
-    File(Watched<Keys>),
+    File(Watched<Keys, String>),
     Url(Arc<Remote>),
 }
 
@@ -101,7 +101,7 @@ impl Jwt {
             }))
         } else {
             Source::File(
-                Watched::open(base.join(&config.jwks), Keys::parse).map_err(|problem| ("jwks", problem))?,
+                file::open(base.join(&config.jwks), Keys::parse).map_err(|problem| ("jwks", problem))?,
             )
         };
         Ok(Jwt {
@@ -156,7 +156,7 @@ impl Jwt {
     /// key of the authority explains as well as a forger's token: at most once in a while.
     async fn keys(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Arc<Keys>, Refused> {
         let remote = match &self.source {
-            Source::File(file) => return Ok(file.current()),
+            Source::File(file) => return Ok(file::current(file)),
             Source::Url(remote) => remote,
         };
         let fit = |keys: &Arc<Keys>| keys.fitting(kid, algorithm).next().is_some();

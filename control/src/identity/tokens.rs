@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use super::claims::{is_name, principal};
 use super::config::{Secret, TokensConfig};
-use super::file::Watched;
-use super::{Invalid, Principal, Problem};
+use super::{Invalid, Principal, Problem, file};
+use crate::file::Watched;
 
 /// What the tokens begin with; 43 characters follow, 256 bits in base64url.
 pub const PREFIX: &str = "s2t_";
@@ -238,7 +238,7 @@ fn sha256(text: &str) -> String {
 #[derive(Debug)]
 pub(super) struct Tokens {
     name: String,
-    file: Watched<HashMap<String, Token>>,
+    file: Watched<HashMap<String, Token>, String>,
 }
 
 impl Tokens {
@@ -247,13 +247,13 @@ impl Tokens {
             let tokens = Content::parse(text)?.tokens;
             Ok(tokens.into_iter().map(|token| (token.sha256.clone(), token)).collect())
         };
-        let file = Watched::open(base.join(&config.file), by_hash).map_err(|problem| ("file", problem))?;
+        let file = file::open(base.join(&config.file), by_hash).map_err(|problem| ("file", problem))?;
         Ok(Tokens { name: config.name.clone(), file })
     }
 
     /// Whose token this is.
     pub(super) fn check(&self, token: &str) -> Result<Principal, Invalid> {
-        let tokens = self.file.current();
+        let tokens = file::current(&self.file);
         let found = tokens.get(&sha256(token)).ok_or(Invalid::Unknown)?;
         if found.expires.is_some_and(|expires| expires <= SystemTime::now()) {
             return Err(Invalid::Expired);

@@ -64,6 +64,41 @@ fn the_example_grants_what_it_says() {
 }
 
 #[test]
+fn the_worked_examples_of_the_documentation_decide_as_told() {
+    let page = include_str!("../../../docs/control-api.md");
+    let (_, page) = page.split_once("\n# Policy\n").unwrap();
+    let (_, page) = page.split_once("Worked examples.").unwrap();
+    // Code is indented, and a paragraph ends it.
+    let code = page
+        .lines()
+        .map(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")))
+        .collect::<Vec<_>>();
+    let blocks: Vec<String> = code
+        .split(Option::is_none)
+        .map(|lines| lines.iter().flatten().map(|l| format!("{l}\n")).collect())
+        .collect();
+    let rules: Vec<_> =
+        blocks.iter().filter(|block| block.contains("[[rule]]")).map(|block| policy(block)).collect();
+    let [campus, beamline] = &rules[..] else { panic!("{} blocks", rules.len()) };
+
+    let student = Principal { subject: "x@campus".to_owned(), issuer: "campus".to_owned(), ..alice() };
+    let consume = Ask { role: Role::Consumer, rate: Some(1000), ..ask(&["192.0.2.10:5100"]) };
+    assert_eq!(campus.decide(&student, &consume).unwrap().sources, nets(&["10.10.0.0/16"]));
+    assert!(campus.decide(&alice(), &consume).is_err());
+
+    let member = Principal { groups: vec!["beamline7".to_owned()], ..alice() };
+    let produce = Ask {
+        sources: Some(nets(&["192.0.2.10/32"])),
+        rate: Some(10_000),
+        lease: Some(Duration::from_secs(7200)),
+        ..ask(&["10.20.3.4:5001"])
+    };
+    let told = beamline.explain(&member, &produce).to_string();
+    let shown = blocks.iter().find(|block| block.contains("OUTCOME")).unwrap();
+    assert!(shown.trim_end().ends_with(told.trim_end()), "{told}");
+}
+
+#[test]
 fn a_user_is_meant_by_subject_name_or_group_and_by_issuer_too() {
     let nobody = Principal { subject: "bob@site".to_owned(), ..alice() };
     let bare = ask(&[]);
@@ -211,7 +246,8 @@ fn mistakes_are_named_with_their_line() {
     }
 }
 
-// Few networks, mostly wide ones in policies and narrow ones in requests, so that many requests are granted and many are not.
+// Few networks, mostly wide ones in policies and narrow ones in requests, so that many requests are granted and
+// many are not.
 fn some_net(lengths: &'static [u8]) -> impl Strategy<Value = IpNet> {
     (0_u8..2, 0_u8..2, prop::sample::select(lengths))
         .prop_map(|(a, b, length)| IpNet::new_assert([10, a, b, 0].into(), length).trunc())

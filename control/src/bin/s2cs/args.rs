@@ -188,7 +188,7 @@ pub(crate) enum Token {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenPath {
-    /// File of hashed tokens, as an [[identity]] of kind tokens names it
+    /// File of hashed tokens, as an identity of kind tokens in the configuration names it
     #[arg(long = "file", value_name = "FILE")]
     pub(crate) path: PathBuf,
 }

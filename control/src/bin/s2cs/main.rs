@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -133,27 +132,29 @@ fn describe(config: &Config) -> Result<String> {
         text.push_str(&format!("Identities\n{identities}"));
     }
     text.push_str(&format!("\nPolicy\n{}", policy.describe()));
-    let ends = certificate.expires.duration_since(SystemTime::now()).unwrap_or_default();
-    if ends < Duration::from_secs(14 * 86_400) {
-        text.push_str("\nThe certificate has expired or does so within 14 days: clients refuse one that has. Renew it.\n");
+    let known: Vec<_> = config.identity.iter().map(ProviderConfig::name).collect();
+    let mut notices = policy.strange_issuers(&known);
+    let left = certificate.expires.duration_since(SystemTime::now()).unwrap_or_default();
+    if left < Duration::from_secs(14 * 86_400) {
+        notices.push(
+            "the certificate has expired or does so within 14 days; renew it, as clients refuse one that has"
+                .to_owned(),
+        );
+    }
+    for notice in notices {
+        text.push_str(&format!("\nNotice: {notice}\n"));
     }
     Ok(text)
 }
 
 fn check_policy(check: &Check) -> Result<ExitCode> {
-    let path = match (&check.policy, &check.config) {
-        (Some(policy), _) => policy.clone(),
-        (None, config) => policy_of(config.as_ref())?,
+    let path = match &check.policy {
+        Some(policy) => policy.clone(),
+        None => Config::load(check.config.as_deref(), &Options::default())?.policy.file,
     };
     let explanation = Policy::load(&path)?.explain(&check.principal(), &check.ask());
     print(&if check.json { serde_json::to_string(&explanation)? + "\n" } else { explanation.to_string() })?;
     Ok(if explanation.grant.is_some() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
-}
-
-fn policy_of(config: Option<&PathBuf>) -> Result<PathBuf> {
-    // Identities play no part here.
-    let options = Options { insecure_no_authentication: true, ..Options::default() };
-    Ok(Config::load(config.map(PathBuf::as_path), &options)?.policy.file)
 }
 
 fn change_tokens(token: Token) -> Result<()> {
