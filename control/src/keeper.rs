@@ -10,14 +10,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use forwarder::api::{ApiError, ErrorCode, FlowInfo, FlowSpec, LeaseRenewal, PortInfo, Proto, Reply, Request};
+use forwarder::api::{
+    ApiError, ErrorCode, FlowInfo, FlowSpec, LeaseRenewal, PortInfo, Proto, Reply, Request,
+};
 use ipnet::IpNet;
 use tokio::sync::{RwLock, broadcast, oneshot, watch};
 
 use crate::book::{Book, BookError, Change, Limits, New};
+use crate::file::Watched;
 use crate::identity::Principal;
 use crate::link::{Connected, Link, LinkError};
-use crate::file::Watched;
 use crate::policy::{Ask, Policy, Refusal, Role};
 use crate::session::{Key, Session, State, Uid, unix};
 use crate::store::{Kept, Store, StoreError};
@@ -102,7 +104,9 @@ impl From<LinkError> for StepError {
                 ErrorCode::NotFound => StepError::Aborted(format!(
                     "the forwarder does not have the session's flow any more ({message}); release it and ask again"
                 )),
-                ErrorCode::Version | ErrorCode::Denied | ErrorCode::Internal => StepError::Unavailable(message),
+                ErrorCode::Version | ErrorCode::Denied | ErrorCode::Internal => {
+                    StepError::Unavailable(message)
+                }
             },
         }
     }
@@ -166,7 +170,13 @@ impl std::fmt::Debug for Keeper {
 
 impl Keeper {
     /// Takes up what was kept, and begins to keep it.
-    pub fn start(settings: Settings, policy: Arc<Watched<Policy>>, link: Link, store: Store, kept: Kept) -> Arc<Keeper> {
+    pub fn start(
+        settings: Settings,
+        policy: Arc<Watched<Policy>>,
+        link: Link,
+        store: Store,
+        kept: Kept,
+    ) -> Arc<Keeper> {
         let mut book = Book::new(settings.limits.clone());
         for (path, mbps) in &settings.capacity {
             book.set_capacity(path, *mbps);
@@ -335,14 +345,22 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, its state, policy, or the forwarder.
-    pub async fn update(self: &Arc<Self>, who: Principal, uid: Uid, role: Role, targets: Vec<SocketAddr>) -> Step<Session> {
+    pub async fn update(
+        self: &Arc<Self>,
+        who: Principal,
+        uid: Uid,
+        role: Role,
+        targets: Vec<SocketAddr>,
+    ) -> Step<Session> {
         let keeper = Arc::clone(self);
         detached(async move {
             let (session, _turn) = keeper.turn(&who, &uid).await?;
             let _gate = keeper.gate.read().await;
             if session.role != role {
                 let role = spell(session.role);
-                return Err(StepError::Invalid(format!("session {uid} has role {role}; give that to update, too")));
+                return Err(StepError::Invalid(format!(
+                    "session {uid} has role {role}; give that to update, too"
+                )));
             }
             let again = session.state == State::Active;
             let ask = Ask {
@@ -358,10 +376,12 @@ impl Keeper {
             };
             let grant = keeper.policy.get().decide(&who, &ask)?;
             let charged = keeper.charged(&session.path, &targets);
-            let (before, after) = keeper.with(|inner| inner.book.begin(&session.key(), targets, &grant, charged))?;
+            let (before, after) =
+                keeper.with(|inner| inner.book.begin(&session.key(), targets, &grant, charged))?;
             let now = unix(SystemTime::now());
             let lease_from = (!again).then_some(now);
-            let planned = Session { expires: lease_from.map_or(after.expires, |now| now + after.lease), ..after };
+            let planned =
+                Session { expires: lease_from.map_or(after.expires, |now| now + after.lease), ..after };
             let flows = planned.flows(&keeper.settings.owner, now);
             let owner = &keeper.settings.owner;
             let (request, undo) = match again {
@@ -419,7 +439,13 @@ impl Keeper {
     }
 
     /// Tells the forwarder, then the state file; neither knows of the session when it fails, as far as that can be had.
-    async fn settle(&self, planned: &Session, request: Request, undo: Request, lease_from: Option<u64>) -> Step<Session> {
+    async fn settle(
+        &self,
+        planned: &Session,
+        request: Request,
+        undo: Request,
+        lease_from: Option<u64>,
+    ) -> Step<Session> {
         self.link.call(request).await?;
         let relaying = Session { state: State::Active, ..planned.clone() };
         if let Err(error) = self.store.put(std::slice::from_ref(&relaying)).await {
@@ -436,8 +462,12 @@ impl Keeper {
         let grant = self.policy.get().decide(who, ask)?;
         let uid = match uid {
             Some(uid) => uid.clone(),
-            None => Uid::new(&format!("{:016x}{:016x}", crate::book::ports::random(), crate::book::ports::random()))
-                .map_err(|e| StepError::Invalid(e.to_string()))?,
+            None => Uid::new(&format!(
+                "{:016x}{:016x}",
+                crate::book::ports::random(),
+                crate::book::ports::random()
+            ))
+            .map_err(|e| StepError::Invalid(e.to_string()))?,
         };
         let (path, address) = self.place(ask.role, path.as_deref(), &grant.sources)?;
         let now = unix(SystemTime::now());
@@ -476,7 +506,9 @@ impl Keeper {
                 Some(at) => &paths[at..=at],
                 None => {
                     let (role, paths) = (spell(role), paths.join(", "));
-                    let why = format!("{wanted:?} is no path for role {role}; choose one of {paths}, or leave it out");
+                    let why = format!(
+                        "{wanted:?} is no path for role {role}; choose one of {paths}, or leave it out"
+                    );
                     return Err(StepError::Invalid(why));
                 }
             },
@@ -492,7 +524,9 @@ impl Keeper {
             }
         }
         let (family, paths) = (if v4 { "IPv4" } else { "IPv6" }, paths.join(", "));
-        Err(StepError::Invalid(format!("the gateway has no {family} address on {paths}; ask for sources of the other family")))
+        Err(StepError::Invalid(format!(
+            "the gateway has no {family} address on {paths}; ask for sources of the other family"
+        )))
     }
 
     /// Addresses of one of the forwarder's ports that sessions may listen on.
@@ -584,8 +618,10 @@ impl Keeper {
 
     async fn tell_lease(&self, session: &Session, now: u64) -> Step<()> {
         let lease = Some(session.flow_lease(now));
-        let renew = session.flow_names(&self.settings.owner).into_iter().map(|name| LeaseRenewal { name, lease });
-        let request = Request::FlowApply { add: vec![], replace: vec![], delete: vec![], renew: renew.collect() };
+        let renew =
+            session.flow_names(&self.settings.owner).into_iter().map(|name| LeaseRenewal { name, lease });
+        let request =
+            Request::FlowApply { add: vec![], replace: vec![], delete: vec![], renew: renew.collect() };
         self.link.call(request).await?;
         Ok(self.store.put(std::slice::from_ref(session)).await?)
     }
@@ -654,7 +690,8 @@ impl Keeper {
 
     /// Removes flows; those that are not there are no error.
     async fn delete_flows(&self, names: &[String]) -> Step<()> {
-        let not_found = |e: &LinkError| matches!(e, LinkError::Api(ApiError { code: ErrorCode::NotFound, .. }));
+        let not_found =
+            |e: &LinkError| matches!(e, LinkError::Api(ApiError { code: ErrorCode::NotFound, .. }));
         match self.link.call(apply(vec![], vec![], names.to_vec())).await {
             Err(error) if not_found(&error) => {}
             outcome => return outcome.map(|_| ()).map_err(StepError::from),
@@ -717,9 +754,10 @@ pub fn parse_targets(texts: &[String]) -> Step<Vec<SocketAddr>> {
     };
     match texts {
         [] => Err(StepError::Invalid("there is no target; give at least one".to_owned())),
-        texts if texts.len() > MAX_TARGETS => {
-            Err(StepError::Invalid(format!("{} targets are too many; give at most {MAX_TARGETS}", texts.len())))
-        }
+        texts if texts.len() > MAX_TARGETS => Err(StepError::Invalid(format!(
+            "{} targets are too many; give at most {MAX_TARGETS}",
+            texts.len()
+        ))),
         texts => texts.iter().map(parse).collect(),
     }
 }

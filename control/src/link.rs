@@ -58,7 +58,9 @@ impl Link {
         let (jobs, queue) = mpsc::channel();
         let (tell, state) = watch::channel(None);
         let path = path.to_owned();
-        std::thread::Builder::new().name("forwarder".to_owned()).spawn(move || serve(&path, &queue, &tell))?;
+        std::thread::Builder::new()
+            .name("forwarder".to_owned())
+            .spawn(move || serve(&path, &queue, &tell))?;
         Ok(Link { jobs, state })
     }
 

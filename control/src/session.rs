@@ -180,7 +180,8 @@ impl Session {
 
     /// Its flows, one a listener. The rate is shared out among them: together they never exceed it.
     pub fn flows(&self, prefix: &str, now: u64) -> Vec<FlowSpec> {
-        let share = self.rate.filter(|_| self.police).map(|rate| (rate / self.listeners.len().max(1) as u64).max(1));
+        let share =
+            self.rate.filter(|_| self.police).map(|rate| (rate / self.listeners.len().max(1) as u64).max(1));
         let flow = |(i, listen): (usize, &SocketAddr)| {
             Some(FlowSpec {
                 name: self.flow_name(prefix, i),

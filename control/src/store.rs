@@ -91,14 +91,18 @@ impl Store {
     /// # Errors
     /// It cannot be read or written, another process has it, or it is of another release.
     pub fn open(path: &Path) -> Result<(Store, Kept), StoreError> {
-        let file = |e: &dyn std::fmt::Display| StoreError::File { path: path.to_owned(), detail: e.to_string() };
+        let file =
+            |e: &dyn std::fmt::Display| StoreError::File { path: path.to_owned(), detail: e.to_string() };
         let database = Database::create(path).map_err(|e| file(&e))?;
         let kept = prepare(&database, path).map_err(|e| match e {
             Failure::Database(e) => file(&e),
             Failure::Ours(e) => e,
         })?;
         let (jobs, queue) = mpsc::channel::<Job>();
-        std::thread::Builder::new().name("store".to_owned()).spawn(move || write(&database, &queue)).map_err(|e| file(&e))?;
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || write(&database, &queue))
+            .map_err(|e| file(&e))?;
         Ok((Store { jobs }, kept))
     }
 

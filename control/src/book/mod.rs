@@ -144,7 +144,11 @@ impl Book {
     ///
     /// # Errors
     /// Its name is taken, or something has run out.
-    pub fn reserve(&mut self, new: New, foreign: impl Fn(Proto, SocketAddr) -> bool) -> Result<Session, BookError> {
+    pub fn reserve(
+        &mut self,
+        new: New,
+        foreign: impl Fn(Proto, SocketAddr) -> bool,
+    ) -> Result<Session, BookError> {
         let New { mut session, sessions, address, listeners, charged } = new;
         let key = session.key();
         if self.sessions.contains_key(&key) {
@@ -157,7 +161,9 @@ impl Book {
         }
         if session.state == State::Reserving {
             if pending >= self.limits.pending_per_user {
-                return exhausted(format!("{pending} of your sessions wait for hello; say it, or release one"));
+                return exhausted(format!(
+                    "{pending} of your sessions wait for hello; say it, or release one"
+                ));
             }
             if self.pending >= self.limits.pending {
                 return exhausted("too many sessions wait for hello; try again later".to_owned());

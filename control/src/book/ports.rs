@@ -105,7 +105,10 @@ mod tests {
             let some = (0..20).map(|_| ports.take(Proto::Tcp, IP, 5, |_| false).unwrap()).collect::<Vec<_>>();
             assert!(some.iter().flatten().all(|l| seen.insert(l.port()) && (100..200).contains(&l.port())));
             assert_eq!(ports.take(Proto::Tcp, IP, 1, |_| false), None);
-            assert_eq!(ports.take(Proto::Udp, IP, 100, |_| false).map(|l| ports.give(Proto::Udp, &l)), Some(()));
+            assert_eq!(
+                ports.take(Proto::Udp, IP, 100, |_| false).map(|l| ports.give(Proto::Udp, &l)),
+                Some(())
+            );
             some.iter().for_each(|l| ports.give(Proto::Tcp, l));
             assert_eq!(ports.free(Proto::Tcp, IP), 100);
         }

@@ -38,7 +38,9 @@ impl Keeper {
         loop {
             let connected = state.borrow_and_update().clone();
             let outcome = match connected {
-                Some(connected) if connected.number != *self.in_step.borrow() => self.reconcile(&connected).await,
+                Some(connected) if connected.number != *self.in_step.borrow() => {
+                    self.reconcile(&connected).await
+                }
                 Some(_) => self.inspect().await,
                 None => Ok(()),
             };
@@ -59,7 +61,9 @@ impl Keeper {
     /// All flows of the forwarder. What others listen on is remembered.
     pub(super) async fn flows(&self) -> Step<Vec<FlowInfo>> {
         let Reply::Flows { flows } = self.link.call(Request::FlowList).await? else {
-            return Err(StepError::Unavailable("the forwarder answered something else than was asked".to_owned()));
+            return Err(StepError::Unavailable(
+                "the forwarder answered something else than was asked".to_owned(),
+            ));
         };
         let others = flows.iter().filter(|f| !self.owns(&f.spec.name));
         let foreign = others.map(|f| (f.spec.proto, f.spec.listen)).collect();
@@ -89,7 +93,10 @@ impl Keeper {
         for session in &plan.drain {
             self.drain_flows(session).await?;
         }
-        let lost = sessions.iter().filter(|s| failed.contains(&s.id)).map(|s| (s.clone(), "another flow has a listener of it"));
+        let lost = sessions
+            .iter()
+            .filter(|s| failed.contains(&s.id))
+            .map(|s| (s.clone(), "another flow has a listener of it"));
         for (session, why) in plan.over.into_iter().chain(lost) {
             self.finish(&session, why).await?;
         }
@@ -130,7 +137,8 @@ impl Keeper {
                     continue;
                 }
                 State::Draining => {
-                    let active = |name: &String| ours.get(name.as_str()).is_some_and(|f| f.state == FlowState::Active);
+                    let active =
+                        |name: &String| ours.get(name.as_str()).is_some_and(|f| f.state == FlowState::Active);
                     if names.iter().any(active) {
                         plan.drain.push(session.clone());
                     }
@@ -150,15 +158,21 @@ impl Keeper {
             }
         }
         // Flows of those that are over go with them.
-        let with_session: HashSet<String> = plan.over.iter().flat_map(|(s, _)| s.flow_names(prefix)).collect();
-        plan.delete = ours.into_keys().filter(|name| !with_session.contains(*name)).map(str::to_owned).collect();
+        let with_session: HashSet<String> =
+            plan.over.iter().flat_map(|(s, _)| s.flow_names(prefix)).collect();
+        plan.delete =
+            ours.into_keys().filter(|name| !with_session.contains(*name)).map(str::to_owned).collect();
         plan
     }
 
     /// Installs flows, many at a time. Ids of the sessions that have flows which the forwarder does not take.
     async fn install(&self, add: Vec<FlowSpec>, replace: Vec<FlowSpec>) -> Step<HashSet<u64>> {
         let mut failed = HashSet::new();
-        let flows = add.into_iter().map(|f| (f, false)).chain(replace.into_iter().map(|f| (f, true))).collect::<Vec<_>>();
+        let flows = add
+            .into_iter()
+            .map(|f| (f, false))
+            .chain(replace.into_iter().map(|f| (f, true)))
+            .collect::<Vec<_>>();
         let request = |flows: &[(FlowSpec, bool)]| {
             let of = |kind| flows.iter().filter(|(_, k)| *k == kind).map(|(f, _)| f.clone()).collect();
             apply(of(false), of(true), Vec::new())
@@ -175,7 +189,12 @@ impl Keeper {
                     Ok(_) => {}
                     Err(LinkError::Api(error)) => {
                         tracing::error!(flow = flow.0.name, %error, "the forwarder does not take a flow");
-                        let id = flow.0.name.split(':').nth_back(1).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+                        let id = flow
+                            .0
+                            .name
+                            .split(':')
+                            .nth_back(1)
+                            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
                         failed.extend(id);
                     }
                     Err(error) => return Err(error.into()),
@@ -202,7 +221,9 @@ impl Keeper {
         let there: HashSet<String> = self.flows().await?.into_iter().map(|f| f.spec.name).collect();
         for session in active {
             let missing = |name: &String| !there.contains(name);
-            let Some(name) = session.flow_names(&self.settings.owner).into_iter().find(missing) else { continue };
+            let Some(name) = session.flow_names(&self.settings.owner).into_iter().find(missing) else {
+                continue;
+            };
             self.in_turn(&session, async |session| {
                 // It may have been in the middle of a change when the flows were listed.
                 if self.has_flow(name).await? {
@@ -230,7 +251,8 @@ impl Keeper {
             };
             let due: Vec<Session> = self.look(|book| book.iter().filter(due).cloned().collect());
             for session in due {
-                let outcome = self.in_turn(&session, async |session| self.end_if_due(session, now).await).await;
+                let outcome =
+                    self.in_turn(&session, async |session| self.end_if_due(session, now).await).await;
                 if let Err(error) = outcome {
                     tracing::debug!(uid = session.uid.as_str(), %error, "a session that is over cannot be ended yet");
                 }

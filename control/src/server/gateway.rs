@@ -53,7 +53,8 @@ impl Gateway for Service {
             "path": request.path,
         });
         let outcome = async { self.0.keeper.open(caller.who.clone(), read_open(request)?).await }.await;
-        let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let session =
+            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
@@ -68,7 +69,10 @@ impl Gateway for Service {
         Ok(Response::new(self.0.show(&session, &traffic)))
     }
 
-    async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<wire::ListResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<wire::ListRequest>,
+    ) -> Result<Response<wire::ListResponse>, Status> {
         let (caller, wire::ListRequest { all }) = self.0.caller("list", request).await?;
         let seen = self.seen(&caller, all)?;
         let mut sessions: Vec<Session> =
@@ -86,25 +90,36 @@ impl Gateway for Service {
             self.0.keeper.renew(caller.who.clone(), uid_of(&uid)?, lease).await
         }
         .await;
-        let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let session =
+            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::Session>, Status> {
         let (caller, wire::DrainRequest { uid }) = self.0.caller("drain", request).await?;
         let outcome = async { self.0.keeper.drain(caller.who.clone(), uid_of(&uid)?).await }.await;
-        let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
+        let session =
+            self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| {
+                session
+            })?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
-    async fn close(&self, request: Request<wire::CloseRequest>) -> Result<Response<wire::CloseResponse>, Status> {
+    async fn close(
+        &self,
+        request: Request<wire::CloseRequest>,
+    ) -> Result<Response<wire::CloseResponse>, Status> {
         let (caller, wire::CloseRequest { uid }) = self.0.caller("close", request).await?;
         let outcome = async { self.0.keeper.release(caller.who.clone(), uid_of(&uid)?).await }.await;
-        self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
+        self.0
+            .decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
         Ok(Response::new(wire::CloseResponse {}))
     }
 
-    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let (caller, wire::WatchRequest { uid, all }) = self.0.caller("watch", request).await?;
         let mut seen = self.seen(&caller, all)?;
         // First the changes, so that none is missed between the look and them.
@@ -191,7 +206,9 @@ impl Service {
         match all {
             false => Ok(Seen::Of(caller.who.subject.clone())),
             true if self.0.keeper.policy().get().administrator(&caller.who) => Ok(Seen::All),
-            true => Err(Status::permission_denied("only an administrator sees everybody's sessions; leave out `all`")),
+            true => Err(Status::permission_denied(
+                "only an administrator sees everybody's sessions; leave out `all`",
+            )),
         }
     }
 }
@@ -232,7 +249,9 @@ async fn tell(
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 Status::data_loss(format!("you have missed {missed} changes; watch again"))
             }
-            Err(broadcast::error::RecvError::Closed) => Status::unavailable("the control server ends; watch again"),
+            Err(broadcast::error::RecvError::Closed) => {
+                Status::unavailable("the control server ends; watch again")
+            }
         };
         // He may have hung up.
         _ = events.send(Err(told)).await;
@@ -251,13 +270,29 @@ fn read_open(request: wire::OpenRequest) -> Step<Open> {
         wire::Protocol::Udp => Proto::Udp,
         wire::Protocol::Tcp => Proto::Tcp,
         wire::Protocol::Unspecified if request.protocol == 0 => Proto::Tcp,
-        wire::Protocol::Unspecified => return invalid("protocol is unknown; give PROTOCOL_TCP or PROTOCOL_UDP"),
+        wire::Protocol::Unspecified => {
+            return invalid("protocol is unknown; give PROTOCOL_TCP or PROTOCOL_UDP");
+        }
     };
-    let wire::OpenRequest { uid, targets, sources, listeners, connections, rate_mbps, lease, labels, path, .. } = request;
+    let wire::OpenRequest {
+        uid,
+        targets,
+        sources,
+        listeners,
+        connections,
+        rate_mbps,
+        lease,
+        labels,
+        path,
+        ..
+    } = request;
     let uid = Some(uid).filter(|uid| !uid.is_empty()).map(|uid| uid_of(&uid)).transpose()?;
     let targets: Vec<SocketAddr> = parse_targets(&targets)?;
     if sources.len() > MAX_SOURCES {
-        return Err(StepError::Invalid(format!("{} sources are too many; give at most {MAX_SOURCES}", sources.len())));
+        return Err(StepError::Invalid(format!(
+            "{} sources are too many; give at most {MAX_SOURCES}",
+            sources.len()
+        )));
     }
     let sources = sources.iter().map(|text| parse_prefix(text)).collect::<Result<Vec<_>, _>>();
     let sources = Some(sources.map_err(StepError::Invalid)?).filter(|sources| !sources.is_empty());

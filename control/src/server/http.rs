@@ -57,9 +57,14 @@ impl Collector for Book {
         gauge("s2cs_sessions", "Sessions by state", &by_state)?;
         let connected = keeper.forwarder();
         gauge("s2cs_forwarder_up", "1 when the forwarder answers", &[(None, connected.is_some().into())])?;
-        gauge("s2cs_in_step", "1 when the forwarder has just the flows of the sessions", &[(None, keeper.in_step().into())])?;
+        gauge(
+            "s2cs_in_step",
+            "1 when the forwarder has just the flows of the sessions",
+            &[(None, keeper.in_step().into())],
+        )?;
         let ports = connected.map(|c| c.ports).unwrap_or_default();
-        let rates: Vec<_> = ports.iter().map(|p| (p.name.as_str(), keeper.look(|book| book.rates(&p.name)))).collect();
+        let rates: Vec<_> =
+            ports.iter().map(|p| (p.name.as_str(), keeper.look(|book| book.rates(&p.name)))).collect();
         let reserved: Vec<_> = rates.iter().map(|(port, (_, mbps))| (Some(("port", *port)), *mbps)).collect();
         gauge("s2cs_reserved_mbps", "Rates granted to sessions, by port of the forwarder", &reserved)?;
         let capacity: Vec<_> =
@@ -86,7 +91,8 @@ pub(super) async fn serve(
     registry.register("s2cs_decisions", "Calls by what became of them", decisions);
     registry.register_collector(Box::new(Book(Arc::clone(&keeper))));
     let page = Arc::new(Page { keeper, registry });
-    let router = Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(page);
+    let router =
+        Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(page);
     let listener = tokio::net::TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tokio::spawn(async move {
@@ -97,7 +103,9 @@ pub(super) async fn serve(
     Ok(bound)
 }
 
-async fn metrics(Shared(page): Shared<Arc<Page>>) -> Result<([(header::HeaderName, &'static str); 1], String), StatusCode> {
+async fn metrics(
+    Shared(page): Shared<Arc<Page>>,
+) -> Result<([(header::HeaderName, &'static str); 1], String), StatusCode> {
     let mut text = String::new();
     let encoded = prometheus_client::encoding::text::encode(&mut text, &page.registry);
     encoded.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;

@@ -76,13 +76,15 @@ pub async fn run(
 
     let address = config.server.listen;
     let listener = TcpListener::bind(address).await;
-    let listener =
-        listener.map_err(|e| anyhow::anyhow!("server.listen {address} cannot be had: {e}; choose another, or stop who has it"))?;
+    let listener = listener.map_err(|e| {
+        anyhow::anyhow!("server.listen {address} cannot be had: {e}; choose another, or stop who has it")
+    })?;
     let bound = listener.local_addr()?;
     let connections = tls::accept(listener, tls, config.server.connections as usize);
     let (health, health_service) = tonic_health::server::health_reporter();
     tokio::spawn(tell_health(Arc::clone(&keeper), health));
-    let control = ControlServer::new(scistream::Service(Arc::clone(&desk))).max_decoding_message_size(LONGEST);
+    let control =
+        ControlServer::new(scistream::Service(Arc::clone(&desk))).max_decoding_message_size(LONGEST);
     let gateway = GatewayServer::new(gateway::Service(desk)).max_decoding_message_size(LONGEST);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -132,13 +134,10 @@ fn settings(config: &Config) -> Settings {
 }
 
 /// Looks whether files changed.
-async fn refresh(
-    policy: Arc<Watched<Policy>>,
-    tls: Arc<Watched<rustls::ServerConfig>>,
-    insecure: bool,
-) {
+async fn refresh(policy: Arc<Watched<Policy>>, tls: Arc<Watched<rustls::ServerConfig>>, insecure: bool) {
     let mut reminded = tokio::time::Instant::now();
-    let warn = || tracing::warn!("serving callers who prove no identity, as --insecure-no-authentication asks for");
+    let warn =
+        || tracing::warn!("serving callers who prove no identity, as --insecure-no-authentication asks for");
     if insecure {
         warn();
     }
@@ -151,7 +150,9 @@ async fn refresh(
         }
         match tls.refresh() {
             Some(Ok(_)) => tracing::info!("the certificates were read again"),
-            Some(Err(error)) => tracing::error!(%error, "the new certificates are not used; the old ones hold"),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the new certificates are not used; the old ones hold")
+            }
             None => {}
         }
         if insecure && reminded.elapsed() >= REMIND {
@@ -244,7 +245,12 @@ impl Desk {
     }
 
     /// Writes a decision down, counts it, and makes an answer of it.
-    fn decide<T>(&self, asked: &Asked<'_>, outcome: Step<T>, session: impl Fn(&T) -> &Session) -> Result<T, Status> {
+    fn decide<T>(
+        &self,
+        asked: &Asked<'_>,
+        outcome: Step<T>,
+        session: impl Fn(&T) -> &Session,
+    ) -> Result<T, Status> {
         let write = |decision, why: &str, session| {
             self.audit.write(&Entry {
                 call: asked.caller.call,

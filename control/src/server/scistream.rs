@@ -31,8 +31,9 @@ impl Control for Service {
             let listeners = u32::try_from(num_conn).ok().filter(|n| *n > 0).ok_or_else(|| {
                 StepError::Invalid(format!("num_conn is {num_conn}; ask for at least one connection"))
             })?;
-            let rate = u64::try_from(rate)
-                .map_err(|_| StepError::Invalid(format!("rate is {rate}; give Mbit/s, or 0 to reserve none")))?;
+            let rate = u64::try_from(rate).map_err(|_| {
+                StepError::Invalid(format!("rate is {rate}; give Mbit/s, or 0 to reserve none"))
+            })?;
             let rate = Some(rate).filter(|rate| *rate > 0);
             self.0.keeper.reserve(&caller.who, uid, role, listeners, rate).await
         }
@@ -51,20 +52,26 @@ impl Control for Service {
             let uid = uid_of(&uid)?;
             let word = Word { targets: prod_listeners, producer: role_of(&role)? == Role::Producer };
             if word.targets.len() > MAX_TEXTS || word.targets.iter().any(|text| text.len() > MAX_TEXTS) {
-                return Err(StepError::Invalid(format!("prod_listeners are at most {MAX_TEXTS} texts of so many bytes")));
+                return Err(StepError::Invalid(format!(
+                    "prod_listeners are at most {MAX_TEXTS} texts of so many bytes"
+                )));
             }
             self.0.keeper.hello(&caller.who, &uid, word)
         };
         let outcome = hello();
-        let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let session =
+            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
         Ok(Response::new(match producer {
-            Ok(true) => AppResponse { message: "Sending Prod listeners...".to_owned(), listeners: Vec::new() },
+            Ok(true) => {
+                AppResponse { message: "Sending Prod listeners...".to_owned(), listeners: Vec::new() }
+            }
             _ => AppResponse { message: "Sending listeners...".to_owned(), listeners: listeners(&session) },
         }))
     }
 
     async fn update(&self, request: Request<UpdateTargets>) -> Result<Response<Res>, Status> {
-        let (caller, UpdateTargets { uid, remote_listeners, role }) = self.0.caller("update", request).await?;
+        let (caller, UpdateTargets { uid, remote_listeners, role }) =
+            self.0.caller("update", request).await?;
         let what = json!({"role": role, "remote_listeners": remote_listeners});
         let outcome = async {
             let uid = uid_of(&uid)?;
@@ -73,14 +80,16 @@ impl Control for Service {
             self.0.keeper.update(caller.who.clone(), uid, role, targets).await
         }
         .await;
-        let session = self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let session =
+            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
         Ok(Response::new(Res { listeners: listeners(&session), prod_listeners: remote_listeners }))
     }
 
     async fn release(&self, request: Request<Release>) -> Result<Response<Res>, Status> {
         let (caller, Release { uid }) = self.0.caller("release", request).await?;
         let outcome = async { self.0.keeper.release(caller.who.clone(), uid_of(&uid)?).await }.await;
-        self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
+        self.0
+            .decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
         Ok(Response::new(Res::default()))
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
@@ -35,7 +35,11 @@ const SHARE: usize = 4;
 ///
 /// # Errors
 /// They cannot be used.
-pub fn watch(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<Watched<ServerConfig>, FileError> {
+pub fn watch(
+    certificate: &Path,
+    key: &Path,
+    clients: &[PathBuf],
+) -> Result<Watched<ServerConfig>, FileError> {
     let paths = [certificate, key].into_iter().map(Path::to_owned).chain(clients.iter().cloned()).collect();
     let (certificate, key, clients) = (certificate.to_owned(), key.to_owned(), clients.to_vec());
     Watched::open(paths, move || read(&certificate, &key, &clients))
@@ -50,11 +54,14 @@ fn read(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<ServerCon
             let wrong = |path: &Path, why: String| FileError::whole(&path.display().to_string(), why);
             let mut roots = RootCertStore::empty();
             for file in clients {
-                let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+                let certificates =
+                    CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
                 let certificates =
                     certificates.map_err(|e| wrong(file, format!("holds no CA certificates, PEM ({e})")))?;
                 for root in certificates {
-                    roots.add(root).map_err(|e| wrong(file, format!("holds a certificate that is no CA's ({e})")))?;
+                    roots
+                        .add(root)
+                        .map_err(|e| wrong(file, format!("holds a certificate that is no CA's ({e})")))?;
                 }
             }
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build();
@@ -94,7 +101,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match pin!(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => match self.silence.as_mut().map(|silence| silence.as_mut().poll(cx)) {
@@ -195,7 +206,8 @@ pub fn accept(
                 }
             };
             let permit = Arc::clone(&doors.all).try_acquire_owned().ok();
-            let Some(place) = permit.and_then(|permit| doors.enter(address.ip().to_canonical(), permit)) else {
+            let Some(place) = permit.and_then(|permit| doors.enter(address.ip().to_canonical(), permit))
+            else {
                 tracing::warn!(%address, "a client is turned away: there are too many connections");
                 continue;
             };
