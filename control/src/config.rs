@@ -61,7 +61,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port of both services.
+    /// Address and port of both services; port 0 takes any, which the first line of output tells.
     pub listen: SocketAddr,
     /// Certificate chain, PEM.
     pub certificate: PathBuf,
@@ -317,10 +317,6 @@ impl Config {
 
     /// What no single value shows.
     fn check(&mut self) -> Result<(), String> {
-        if self.server.listen.port() == 0 {
-            return Err("server.listen: port 0 would be another one at each start; choose one, such as 5000"
-                .to_owned());
-        }
         let owner = &self.forwarder.owner;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if owner.is_empty() || owner.len() > 16 || !owner.chars().all(plain) {
@@ -408,5 +404,104 @@ fn loopback<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>
         false => Err(serde::de::Error::custom(format!(
             "{address} is not on loopback, and metrics are for this machine only; write \"127.0.0.1:9464\""
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: &str = "[[identity]]\nkind = \"tokens\"\nname = \"site\"\nfile = \"t\"\n";
+
+    fn parse(text: &str, options: &Options) -> Result<Config, String> {
+        Config::parse(text, "s2cs.toml", Path::new("/etc/x"), options).map_err(|e| e.to_string())
+    }
+
+    fn good(text: &str) -> Config {
+        parse(&format!("{text}\n{IDENTITY}"), &Options::default()).unwrap()
+    }
+
+    #[test]
+    fn the_example_loads_and_says_the_defaults() {
+        let text = include_str!("../../docs/s2cs.example.toml");
+        let mut example = parse(text, &Options::default()).unwrap();
+        assert_eq!(example.identity.len(), 4);
+        assert_eq!(example.capacity["wan"], 100_000);
+        // What the example says beyond the defaults.
+        example.capacity.clear();
+        example.listeners.addresses.clear();
+        example.audit.file = None;
+        example.metrics.listen = None;
+        example.identity.truncate(1);
+        let defaults = good("");
+        assert_eq!(example.describe(), defaults.describe());
+    }
+
+    #[test]
+    fn paths_begin_at_the_file() {
+        let config = good("[audit]\nfile = \"a\"\n[state]\nfile = \"/s\"");
+        assert_eq!(config.audit.file.as_deref(), Some(Path::new("/etc/x/a")));
+        assert_eq!(config.state.file, Path::new("/s"));
+        assert_eq!(config.server.key, Path::new("/etc/x/server.key"));
+        assert_eq!(config.forwarder.socket, Path::new(api::DEFAULT_SOCKET));
+        assert_eq!(config.directory, Path::new("/etc/x"));
+    }
+
+    #[test]
+    fn options_override_the_file() {
+        let options = Options {
+            port: Some(6000),
+            listener_ip: Some([192, 0, 2, 1].into()),
+            port_range: Some(Ports { first: 1, last: 2 }),
+            server_crt: Some("c".into()),
+            client_id: Some("me".to_owned()),
+            client_secret: Some("hush".to_owned().into()),
+            ..Options::default()
+        };
+        let config = parse(IDENTITY, &options).unwrap();
+        assert_eq!(config.server.listen.to_string(), "0.0.0.0:6000");
+        assert_eq!(config.listeners.addresses, [IpAddr::from([192, 0, 2, 1])]);
+        assert_eq!(config.listeners.ports, Ports { first: 1, last: 2 });
+        assert_eq!(config.server.certificate, Path::new("c"));
+        let names: Vec<_> = config.identity.iter().map(ProviderConfig::name).collect();
+        assert_eq!(names, ["globus", "site"]);
+        assert!(!format!("{config:?}{}{options:?}", config.describe()).contains("hush"));
+        let all = Options { listener_ip: Some(Ipv4Addr::UNSPECIFIED.into()), ..Options::default() };
+        assert!(parse(IDENTITY, &all).unwrap().listeners.addresses.is_empty());
+        let alone = Options { client_id: Some("me".to_owned()), ..Options::default() };
+        assert!(parse(IDENTITY, &alone).unwrap_err().contains("S2CS_CLIENT_SECRET"));
+    }
+
+    #[test]
+    fn each_bad_value_is_named_with_its_place() {
+        for (text, place, words) in [
+            ("[server]\nlisten = \"x\"", "s2cs.toml:2:10: ", "socket address"),
+            ("[server]\nport = 1", "s2cs.toml:2:1: ", "unknown field `port`"),
+            ("[server]\nconnections = 0", "s2cs.toml:2:15: ", "from 1 to 1000000"),
+            ("\n[listeners]\nports = \"9-8\"", "s2cs.toml:3:9: ", "backwards"),
+            ("[listeners]\nports = \"0-8\"", "s2cs.toml:2:9: ", "1 to 65535"),
+            ("[sessions]\npending = 0", "s2cs.toml:2:11: ", "from 1"),
+            ("[sessions]\nhello = \"2h\"", "s2cs.toml:2:9: ", "from 1s to 1h"),
+            ("[sessions]\nhello = \"soon\"", "s2cs.toml:2:9: ", "duration"),
+            ("[capacity]\nwan = \"2P\"", "s2cs.toml:2:7: ", "rate"),
+            ("[capacity]\nwan = 0", "s2cs.toml:2:7: ", "rate"),
+            ("[metrics]\nlisten = \"0.0.0.0:1\"", "s2cs.toml:2:10: ", "loopback"),
+            ("what = 1", "s2cs.toml:1:1: ", "unknown field `what`"),
+            ("[forwarder]\nowner = \"a:b\"", "s2cs.toml: ", "forwarder.owner"),
+            ("[listeners]\nproducer = []", "s2cs.toml: ", "listeners.producer"),
+            ("[listeners]\nconsumer = [\"a\", \"a\"]", "s2cs.toml: ", "twice"),
+            ("[capacity]\nother = 1", "s2cs.toml: ", "capacity.other"),
+            ("[sessions]\npending = 1", "s2cs.toml: ", "pending_per_user"),
+        ] {
+            let error = parse(&format!("{text}\n{IDENTITY}"), &Options::default()).unwrap_err();
+            assert!(error.starts_with(place) && error.contains(words), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn without_identity_nobody_is_served_unless_everybody_is_to_be() {
+        assert!(parse("", &Options::default()).unwrap_err().contains("[[identity]]"));
+        let everybody = Options { insecure_no_authentication: true, ..Options::default() };
+        assert!(parse("", &everybody).unwrap().insecure_no_authentication);
     }
 }

@@ -245,3 +245,53 @@ file = {tokens}
         tokens = path("tokens.toml"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::certificate::Certificate;
+    use crate::config::{Config, Options};
+    use crate::policy::Policy;
+
+    #[test]
+    fn what_is_made_loads_and_keeps_its_secrets() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("new \"one\"");
+        let made = init(&dir, &["gw.example".to_owned(), "192.0.2.7".to_owned()], false).unwrap();
+        let config = Config::load(Some(&dir.join("s2cs.toml")), &Options::default()).unwrap();
+        assert_eq!(config.policy.file, made.directory.join("policy.toml"));
+        Policy::load(&config.policy.file).unwrap();
+        let certificate = Certificate::load(&config.server.certificate, &config.server.key).unwrap();
+        assert_eq!(certificate.names, made.names);
+        for name in ["localhost", "127.0.0.1", "::1", "gw.example", "192.0.2.7"] {
+            assert!(made.names.iter().any(|n| n == name), "{name}");
+        }
+        for secret in ["ca.key", "server.key", "token", "tokens.toml"] {
+            let mode = std::fs::metadata(dir.join(secret)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{secret}");
+        }
+        let token = std::fs::read_to_string(dir.join("token")).unwrap();
+        let hashed = std::fs::read_to_string(dir.join("tokens.toml")).unwrap();
+        assert!(!hashed.contains(token.trim()) && !made.to_string().contains(token.trim()));
+    }
+
+    #[test]
+    fn nothing_is_replaced_unless_it_is_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "mine").unwrap();
+        assert!(matches!(init(dir.path(), &[], false), Err(InitError::Exists(_))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        init(dir.path(), &[], true).unwrap();
+        assert_ne!(std::fs::read_to_string(dir.path().join("token")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_have_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = init(dir.path(), &["b\u{fc}cher".to_owned()], false).unwrap_err().to_string();
+        assert!(error.contains("b\u{fc}cher") && error.contains("--name"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -76,8 +76,12 @@ impl<'a> Credentials<'a> {
         let Some(value) = self.authorization.map(str::trim) else {
             return Ok(None);
         };
-        let token = match value.split_once(' ') {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
+        let token = match value.split_at_checked("bearer".len()) {
+            Some((scheme, rest))
+                if scheme.eq_ignore_ascii_case("bearer") && (rest.is_empty() || rest.starts_with(' ')) =>
+            {
+                rest.trim_start()
+            }
             _ => value,
         };
         match token {

@@ -107,6 +107,11 @@ impl Server {
         &self.at
     }
 
+    /// Why a call, or a stream that it gave, ended.
+    pub fn failure(&self, status: &Status) -> Failure {
+        Failure::calling(&self.at, status)
+    }
+
     /// Makes a call with the user's token, and gives it up after `deadline`.
     ///
     /// # Errors
@@ -121,7 +126,7 @@ impl Server {
         request.metadata_mut().insert("authorization", self.authorization.clone());
         match tokio::time::timeout(deadline, call(self.channel.clone(), request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(Failure::calling(&self.at, &status)),
+            Ok(Err(status)) => Err(self.failure(&status)),
             Err(_) => Err(Failure::Late { server: self.at.clone(), seconds: deadline.as_secs() }),
         }
     }

@@ -1,6 +1,7 @@
 //! Which servers are trusted.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,6 +48,17 @@ impl Pinned {
             .map_err(|error| wrong(error.to_string()))?;
         Ok(Pinned { certificates, webpki })
     }
+}
+
+/// Reads a PEM file of certificates to trust.
+///
+/// # Errors
+/// It cannot be read or has no certificate.
+pub fn read_pem(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::Local(format!("{} cannot be read: {error}", path.display())))?;
+    Pinned::new(text.as_bytes(), path)?;
+    Ok(text)
 }
 
 impl ServerCertVerifier for Pinned {

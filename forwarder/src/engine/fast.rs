@@ -298,12 +298,9 @@ pub(super) struct Relay<'a> {
     pub(super) table: Hot<'a>,
     /// [`crate::flow::FlowSet::versions`].
     pub(super) versions: &'a [u32],
-    pub(super) flows: &'a FlowSet,
     pub(super) adjacencies: &'a [Adjacency],
     pub(super) counters: &'a WorkerCounters,
     pub(super) now: Millis,
-    /// The worker's clock.
-    pub(super) ticks: u64,
 }
 
 impl<'a> Relay<'a> {
@@ -317,11 +314,7 @@ impl<'a> Relay<'a> {
         lane: &Lane,
         mut packet: IO::Buf,
     ) -> Result<(), Unsent<IO::Buf>> {
-        let Some(way) = self.way::<0>(lane.found) else {
-            let train = std::slice::from_ref(lane);
-            let (_, unsent) = self.send_policed::<L3, _>(edge, train, &mut std::iter::once(packet));
-            return unsent.map_or(Ok(()), Err);
-        };
+        let Some(way) = self.way::<0>(lane.found) else { return Err(Unsent::Unusual(packet)) };
         if !way.takes(lane) || !self.rewrite::<L3>(packet.head_mut(), lane.found, &way) {
             return Err(Unsent::Unusual(packet));
         }
@@ -346,25 +339,24 @@ impl<'a> Relay<'a> {
         packets: &mut impl Iterator<Item = IO::Buf>,
     ) -> (usize, Option<Unsent<IO::Buf>>) {
         let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        match self.way::<0>(found) {
-            Some(way) => self.send_by::<L3, _>(edge, train, found, way, packets),
-            None => self.send_policed::<L3, _>(edge, train, packets),
-        }
+        let Some(way) = self.way::<0>(found) else { return (1, packets.next().map(Unsent::Unusual)) };
+        self.send_by::<L3, _>(edge, train, found, way, packets)
     }
 
-    /// The same for packets whose flow has a rate: as many as are within it. What has no way at all goes back as well.
-    #[inline(never)]
-    fn send_policed<const L3: usize, IO: PacketIo>(
+    /// The same for packets whose flow has a rate: as many as are within it.
+    #[inline(always)]
+    pub(super) fn send_policed<const L3: usize, IO: PacketIo>(
         &mut self,
         edge: &mut Edge<'_, IO>,
+        (flows, ticks): (&FlowSet, u64),
         train: &[Lane],
         packets: &mut impl Iterator<Item = IO::Buf>,
     ) -> (usize, Option<Unsent<IO::Buf>>) {
         let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let way = self.way::<POLICED>(found).and_then(|way| Some((self.flows.police(way.flow)?, way)));
+        let way = self.way::<POLICED>(found).and_then(|way| Some((flows.police(way.flow)?, way)));
         let Some((police, way)) = way else { return (1, packets.next().map(Unsent::Unusual)) };
         let usual = train.iter().take_while(|lane| way.takes(lane));
-        let passed = police.admit(found.direction(), self.ticks, usual.clone().map(|lane| lane.frame_len));
+        let passed = police.admit(found.direction(), ticks, usual.clone().map(|lane| lane.frame_len));
         if passed > 0 {
             return self.send_by::<L3, _>(edge, &train[..passed], found, way, packets);
         }

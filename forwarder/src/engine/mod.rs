@@ -24,6 +24,7 @@ mod sweep;
 mod verdict;
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use output::{Edge, Output};
@@ -35,6 +36,8 @@ pub use verdict::DropReason;
 use crate::counters::WorkerCounters;
 use crate::flow::fragments::{Fragments, Pairs};
 use crate::flow::key::Addrs;
+use crate::flow::set::POLICED;
+use crate::flow::table::Half;
 use crate::flow::{ConnTable, FlowSet, Found, HashKey, Key, Millis, SourcePorts, Steering};
 use crate::io::{BURST, Burst, PacketBuf, PacketIo, PortIndex};
 use crate::neighbor::{AdjIndex, Announcer, NeighborTable, PortL2};
@@ -262,11 +265,9 @@ impl<B: PacketBuf> Engine<B> {
             let mut relay = fast::Relay {
                 table: self.table.hot(),
                 versions: self.flows.versions(),
-                flows: &self.flows,
                 adjacencies: self.neighbors.adjacencies(),
                 counters: &self.counters,
                 now: self.now,
-                ticks: self.ticks,
             };
             let mut unsent = None;
             while let [lane, rest @ ..] = &self.lanes[next..received] {
@@ -287,6 +288,10 @@ impl<B: PacketBuf> Engine<B> {
             }
             match unsent {
                 None => break,
+                Some(Unsent::Unusual(packet)) if self.is_policed(self.lanes[next - 1].found) => {
+                    let mut packets = std::iter::once(packet).chain(&mut packets);
+                    next = self.relay_policed::<L3, _>(edge, port, next - 1..received, &mut packets);
+                }
                 Some(Unsent::Unusual(packet)) => {
                     match self.refused.find(&self.lanes[next - 1], self.flows.epoch()) {
                         Some((reason, flow)) => self.refuse(edge, port, packet, reason, flow),
@@ -301,6 +306,48 @@ impl<B: PacketBuf> Engine<B> {
         self.peers.publish();
         self.free_dropped(edge);
         bytes
+    }
+
+    /// Has the flow of a half a rate, and is the half checked against it?
+    #[inline(always)]
+    fn is_policed(&self, found: Found) -> bool {
+        let version =
+            |half: &Half| self.flows.versions().get(half.flow as usize) == Some(&(half.version | POLICED));
+        self.table.get(found).is_some_and(version)
+    }
+
+    /// Sends packets whose flows have rates, those at the beginning of `burst`, until one is of another kind. Returns the place in the
+    /// burst that comes next. Apart from the way of all others, which so does not get any longer.
+    #[inline(never)]
+    fn relay_policed<const L3: usize, IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: Range<usize>,
+        packets: &mut impl Iterator<Item = B>,
+    ) -> usize {
+        let Range { start: mut next, end } = burst;
+        while next < end && self.is_policed(self.lanes[next].found) {
+            let rest = &self.lanes[next..end];
+            let same = rest.iter().take_while(|l| l.found == rest[0].found).count();
+            let mut relay = fast::Relay {
+                table: self.table.hot(),
+                versions: self.flows.versions(),
+                adjacencies: self.neighbors.adjacencies(),
+                counters: &self.counters,
+                now: self.now,
+            };
+            let by = (&*self.flows, self.ticks);
+            let (taken, unsent) = relay.send_policed::<L3, _>(edge, by, &rest[..same], packets);
+            next += taken;
+            match unsent {
+                None => {}
+                Some(Unsent::Unusual(packet)) => self.unusual::<L3, _>(edge, port, next - 1, packet),
+                Some(Unsent::Exceeded(packet)) => self.drop(edge, port, packet, DropReason::RateExceeded),
+                Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
+            }
+        }
+        next
     }
 
     /// A packet that could not be sent on without more ado, at its place in the burst.
