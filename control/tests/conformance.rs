@@ -42,7 +42,7 @@ fn check(python: &Path, site: &Site, class: &str) {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\ns2cs wrote: {}", site.log());
+    assert!(output.status.success(), "s2cs wrote: {}\n{said}", site.log());
     eprintln!("{said}");
     for user in ["alice", "bob", "root"] {
         assert!(!site.log().contains(site.token(user)), "a token is in the log");

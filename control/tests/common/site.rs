@@ -1,7 +1,7 @@
 //! A site: s2cs as its operator starts it, before a [`Forwarder`], with three users.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,12 +44,10 @@ impl Site {
         let file = dir.path().join("tokens.toml");
         let tokens = ["alice", "bob", "root"].map(|user| {
             let said = run(&["token", "add", "--file", path(&file), user]);
-            // Alone on its line.
-            let token = said.lines().map(str::trim).find(|l| l.len() >= 32 && !l.contains(' '));
-            (user, token.unwrap_or_else(|| panic!("{said}")).to_owned())
+            (user, said.trim().to_owned())
         });
         fs::write(dir.path().join("policy.toml"), POLICY).unwrap();
-        fs::write(dir.path().join("s2cs.toml"), config(settings, &forwarder.socket(), "127.0.0.1:0"))
+        fs::write(dir.path().join("s2cs.toml"), config(settings, &forwarder.socket(), free_address()))
             .unwrap();
         let server = Server::start(dir.path());
         Self { server, forwarder, dir, tokens: tokens.into() }
@@ -129,6 +127,11 @@ impl Drop for Server {
     }
 }
 
+/// An address on loopback that nobody listens on.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// Runs s2cs to its end, with success; gives what it printed.
 fn run(args: &[&str]) -> String {
     let output = Command::new(S2CS).args(args).output().unwrap();
@@ -156,7 +159,7 @@ name = "users"
 users = ["alice@site", "bob@site"]
 roles = ["producer", "consumer"]
 protocols = ["tcp", "udp"]
-targets = ["10.81.0.0/24:*", "10.82.0.0/24:*", "[fd81::]/64:*", "[fd82::]/64:*"]
+targets = ["10.81.0.0/24:*", "10.82.0.0/24:*", "[fd81::/64]:*", "[fd82::/64]:*"]
 sources = ["10.81.0.0/24", "10.82.0.0/24", "fd81::/64", "fd82::/64"]
 listeners = 16
 connections = 64
@@ -166,7 +169,7 @@ police = true
 lease = "1h"
 "#;
 
-fn config(settings: &Settings, socket: &Path, listen: &str) -> String {
+fn config(settings: &Settings, socket: &Path, listen: SocketAddr) -> String {
     let Settings { ports, wait, capacity } = settings;
     format!(
         r#"

@@ -7,7 +7,6 @@ that a call waits is shown by other calls that overtake it.
 import os
 import socket
 import ssl
-import time
 import unittest
 
 import grpc
@@ -62,7 +61,7 @@ class Case(unittest.TestCase):
 
 class Wire(Case):
     def test_messages_are_the_golden_bytes(self):
-        self.assertEqual(wire.request(GOLDEN_UID), GOLDEN_REQUEST)
+        self.assertEqual(wire.request(GOLDEN_UID, rate=10000), GOLDEN_REQUEST)
         self.assertEqual(wire.hello(GOLDEN_UID, ["127.0.0.1:7100"]), GOLDEN_HELLO)
         self.assertEqual(wire.update(GOLDEN_UID, ["127.0.0.1:7100"]), GOLDEN_HELLO)
         self.assertEqual(wire.release(GOLDEN_UID), GOLDEN_RELEASE)
@@ -76,8 +75,8 @@ class Wire(Case):
         (listener,) = wire.texts(answer, 1)
         self.assertRegex(listener, r"^10\.82\.0\.1:\d+$")
         self.assertEqual(answer, wire.response([listener], ["127.0.0.1:7100"]))
-        # Loopback is no place a forwarder relays to.
-        self.refused(Code.INVALID_ARGUMENT, "update", GOLDEN_HELLO)
+        # The host itself is none of the targets that policy names.
+        self.refused(Code.PERMISSION_DENIED, "update", GOLDEN_HELLO)
         said = self.alice.call("update", wire.update(GOLDEN_UID, [PRODUCER]))
         self.assertEqual(said, wire.response([listener], [PRODUCER]))
         self.assertEqual(self.alice.call("release", GOLDEN_RELEASE), b"")
@@ -126,6 +125,14 @@ class Session(Case):
         )
         self.assertEqual([(f["listen"], f["target"], f["from"]) for f in flows()], [(listener, REMOTE, LAN_SOURCES)])
         self.alice.release(name)
+
+    def test_targets_in_the_consumers_hello_mean_nothing(self):
+        for targets in ([], ["nowhere:5074"], ["198.51.100.7:1"], [":0", "\n"]):
+            with self.subTest(targets):
+                name = uid()
+                self.alice.reserve(name, targets, "CONS")
+                self.alice.call("update", wire.update(name, [REMOTE], "CONS"))
+                self.alice.release(name)
 
     def test_hello_of_another_role_is_told_the_listeners(self):
         name = uid()
@@ -242,24 +249,17 @@ class Waiting(Case):
     def test_a_connection_that_breaks_leaves_nothing(self):
         name = uid()
         with Client(ALICE) as client:
-            client.start("req", wire.request(name))
+            # A call that nobody holds is cancelled.
+            _req = client.start("req", wire.request(name))
             until(
                 "update finds the session",
                 lambda: client.refusal("update", wire.update(name, [PRODUCER]))[0] == Code.FAILED_PRECONDITION,
             )
-        self.assertEqual(
-            patiently_gone(self.alice, name), Code.NOT_FOUND, "the session outlived the client that waited for it"
+        until(
+            "the session is gone",
+            lambda: self.alice.refusal("update", wire.update(name, [PRODUCER]))[0] == Code.NOT_FOUND,
         )
-
-
-def patiently_gone(client, name):
-    """What update says once it no longer finds a session that waits for hello."""
-    code = Code.FAILED_PRECONDITION
-    end = time.monotonic() + 60
-    while code == Code.FAILED_PRECONDITION and time.monotonic() < end:
-        code = client.refusal("update", wire.update(name, [PRODUCER]))[0]
-        time.sleep(0.02)
-    return code
+        self.serves()
 
 
 class Deadlines(Case):
@@ -449,7 +449,6 @@ class Hostile(Case):
         wrong = {
             "empty": "",
             "129 bytes": "x" * 129,
-            "a megabyte": "x" * (1 << 20),
             "a newline": "a\nb",
             "a carriage return and an escape": "a\r\x1b[2Jb",
             "a null": "a\0b",
@@ -465,6 +464,8 @@ class Hostile(Case):
                     ("release", wire.release(name)),
                 ):
                     self.refused(Code.INVALID_ARGUMENT, method, message)
+        # Not even read.
+        self.refused(Code.RESOURCE_EXHAUSTED, "req", wire.request("x" * (1 << 20)))
 
     def test_paths_and_odd_letters_are_uids_like_others(self):
         # Upstream uids became file names.
@@ -503,7 +504,7 @@ class Hostile(Case):
 
     def test_targets(self):
         name = uid()
-        (listener,) = self.alice.reserve(name, ["never looked at"])
+        (listener,) = self.alice.reserve(name, [PRODUCER])
         wrong = {
             "none": [],
             "an empty one": [""],
@@ -515,19 +516,23 @@ class Hostile(Case):
             "two in one": ["10.81.0.9:1,10.81.0.9:2"],
             "IPv6 without brackets": ["fd81::9:5000"],
             "the second of two": [PRODUCER, "10.81.0.9"],
-            "loopback": ["127.0.0.1:7100"],
-            "everybody": ["255.255.255.255:1"],
-            "a group": ["224.0.0.1:1"],
-            "nobody": ["0.0.0.0:1"],
-            "a megabyte": ["x" * (1 << 20)],
-            "a hundred thousand": [PRODUCER] * 100_000,
+            "a long one": ["x" * 100_000],
+            "ten thousand": [PRODUCER] * 10_000,
         }
         for what, targets in wrong.items():
             with self.subTest(what):
                 self.refused(Code.INVALID_ARGUMENT, "update", wire.update(name, targets))
                 self.assertEqual(flows(), [])
-        with self.subTest("outside of policy"):
-            self.refused(Code.PERMISSION_DENIED, "update", wire.update(name, ["198.51.100.7:5000"]))
+        # Outside of policy, the hosts' own insides, the forwarder itself, everybody, a group, nobody.
+        for target in (
+            "198.51.100.7:5000", "127.0.0.1:7100", "169.254.169.254:80", "10.82.0.1:5000", "255.255.255.255:1", "224.0.0.1:1",
+            "0.0.0.0:1",
+        ):
+            with self.subTest(target):
+                code, sentence = self.alice.refusal("update", wire.update(name, [target]))
+                self.assertIn(code, (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT))
+                self.assertIn(target, sentence)
+                self.assertEqual(flows(), [])
         # The session survived all that.
         said = self.alice.call("update", wire.update(name, [PRODUCER]))
         self.assertEqual(said, wire.response([listener], [PRODUCER]))
@@ -535,7 +540,7 @@ class Hostile(Case):
 
     def test_messages_that_are_none(self):
         for what, message in {
-            "cut off": GOLDEN_REQUEST[:-3],
+            "cut off": GOLDEN_REQUEST[:-1],
             "a length beyond the end": b"\x0a\x7fabc",
             "a varint without end": b"\x18" + b"\xff" * 11,
             "another type of field": wire.number(1, 5),
@@ -547,8 +552,7 @@ class Hostile(Case):
 
     def test_messages_that_are_too_long(self):
         for size in (5 << 20, 64 << 20):
-            code, _ = self.alice.refusal("req", wire.request("x" * size))
-            self.assertIn(code, (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED))
+            self.assertEqual(self.alice.refusal("req", wire.request("x" * size))[0], Code.RESOURCE_EXHAUSTED)
 
     def test_calls_in_every_other_order(self):
         name = uid()

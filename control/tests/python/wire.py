@@ -58,7 +58,7 @@ def texts(data, number):
     return [value.decode() for n, value in fields(data) if n == number]
 
 
-def request(uid, role="PROD", num_conn=1, rate=10000):
+def request(uid, role="PROD", num_conn=1, rate=0):
     return (text(1, uid) if uid else b"") + (text(2, role) if role else b"") + number(3, num_conn) + number(4, rate)
 
 
