@@ -132,7 +132,7 @@ pub(crate) enum Command {
         #[arg(value_parser = uid)]
         uid: String,
         /// Side of the session
-        #[arg(long, value_enum, default_value = "PROD")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "PROD")]
         role: RoleArg,
         /// Where the stream goes, ADDR:PORT,ADDR:PORT...
         #[arg(long, value_name = "ADDR:PORT", value_delimiter = ',', required = true)]

@@ -268,6 +268,10 @@ impl User {
             consumer: open.consumer_gateway.clone(),
             uid: open.uid.clone().map_or_else(new_uid, Ok)?,
         };
+        if uri.producer == uri.consumer {
+            let why = format!("both gateways are {}; a stream goes through two", uri.producer);
+            return Err(Failure::Usage(why).into());
+        }
         let (producer, consumer) = self.connect_both(&uri, &open.both).await;
         let (producer, consumer) = (producer?, consumer?);
         let labels = open.labels();
