@@ -513,7 +513,7 @@ fn sessions_are_listed_and_watched() {
 
     stream.producer.forget();
     stream.user.run(&["watch", &uri]).failed(4, &["there is no such session"]);
-    stream.user.run(&["list"]).failed(2, &["--s2cs"]);
+    stream.user.run(&["list", &uri, "--s2cs", &at]).failed(2, &["--s2cs"]);
 }
 
 #[test]
@@ -618,6 +618,18 @@ fn a_server_is_trusted_by_its_ca_its_own_certificate_or_the_systems() {
     let output =
         user.command(&["check-auth", "--s2cs", &fake.at()]).env("SSL_CERT_FILE", fake.ca()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_client_shows_its_own_certificate_when_it_is_given() {
+    let (user, fake) = (User::new(), Fake::start(1));
+    assert_eq!(user.at(&fake, &["check-auth"]).code, 0);
+    let (certificate, key) = (fake.file("client.pem"), fake.file("client.key"));
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let ran = user.at(&fake, &["check-auth", "--client-cert", certificate, "--client-key", key]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(fake.calls().iter().map(|call| call.certificate).collect::<Vec<_>>(), [false, true]);
+    user.at(&fake, &["check-auth", "--client-cert", key, "--client-key", key]).failed(1, &["--client-cert"]);
 }
 
 #[test]

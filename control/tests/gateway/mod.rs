@@ -1,4 +1,5 @@
-//! A control server that keeps sessions in memory and forwards nothing: over TLS, with scripted failures, and every call noted.
+//! A control server that keeps sessions in memory and forwards nothing: over TLS, with scripted failures, and every
+//! call noted.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,7 +17,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
 
 /// A call that came.
@@ -24,6 +25,8 @@ use tonic::{Code, Request, Response, Status};
 pub(crate) struct Call {
     pub(crate) method: &'static str,
     pub(crate) authorization: Option<String>,
+    /// Whether the client showed a certificate.
+    pub(crate) certificate: bool,
     bytes: Vec<u8>,
 }
 
@@ -65,7 +68,8 @@ struct Cancelled(Arc<State>, bool);
 impl Drop for Cancelled {
     fn drop(&mut self) {
         if self.1 {
-            let call = Call { method: "cancelled", authorization: None, bytes: Vec::new() };
+            let call =
+                Call { method: "cancelled", authorization: None, certificate: false, bytes: Vec::new() };
             self.0.calls.lock().unwrap().push(call);
         }
     }
@@ -92,12 +96,23 @@ impl Fake {
                 let pem = ca.self_signed(&key).unwrap().pem();
                 let issuer = Issuer::new(ca, key);
                 let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-                let leaf_key = KeyPair::generate().unwrap();
-                let leaf = CertificateParams::new(names).unwrap().signed_by(&leaf_key, &issuer).unwrap();
-                (pem, Identity::from_pem(leaf.pem(), leaf_key.serialize_pem()))
+                let signed = |names| {
+                    let key = KeyPair::generate().unwrap();
+                    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+                    (leaf.pem(), key.serialize_pem())
+                };
+                let (leaf, key) = signed(vec!["alice".to_owned()]);
+                std::fs::write(directory.path().join("client.pem"), leaf).unwrap();
+                std::fs::write(directory.path().join("client.key"), key).unwrap();
+                let (leaf, key) = signed(names);
+                (pem, Identity::from_pem(leaf, key))
             }
         };
-        std::fs::write(directory.path().join("ca.pem"), ca_pem).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), &ca_pem).unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(identity)
+            .client_ca_root(Certificate::from_pem(ca_pem))
+            .client_auth_optional(true);
 
         let state = Arc::new(State {
             wan: format!("192.0.2.{site}"),
@@ -113,7 +128,7 @@ impl Fake {
         runtime.spawn(async move {
             let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
             Server::builder()
-                .tls_config(ServerTlsConfig::new().identity(identity))
+                .tls_config(tls)
                 .unwrap()
                 .add_service(ControlServer::from_arc(Arc::new(Service(Arc::clone(&serving)))))
                 .add_service(GatewayServer::from_arc(Arc::new(Service(serving))))
@@ -129,7 +144,12 @@ impl Fake {
     }
 
     pub(crate) fn ca(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
+        self.file("ca.pem")
+    }
+
+    /// The file `ca.pem`; `client.pem` or `client.key` of a client that the CA knows.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The next so many calls of a method fail.
@@ -190,9 +210,10 @@ impl Service {
     async fn note<M: Message>(&self, method: &'static str, request: Request<M>) -> Result<M, Status> {
         let authorization =
             request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        let certificate = request.peer_certs().is_some();
         let message = request.into_inner();
         let bytes = message.encode_to_vec();
-        self.0.calls.lock().unwrap().push(Call { method, authorization, bytes });
+        self.0.calls.lock().unwrap().push(Call { method, authorization, certificate, bytes });
         let script = self.0.scripts.lock().unwrap().get_mut(method).and_then(VecDeque::pop_front);
         match script {
             None => Ok(message),
