@@ -73,8 +73,12 @@ impl Access {
         let local = |error: tonic::transport::Error| {
             let cause =
                 std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let mend = match self.client_cert {
+                Some(_) => "check the PEM files of --client-cert and --client-key, and give",
+                None => "give",
+            };
             Failure::Local(format!(
-                "TLS cannot be used ({cause}); give the server's or its CA's certificate, PEM, with --server-cert"
+                "TLS cannot be used ({cause}); {mend} the server's or its CA's certificate, PEM, with --server-cert"
             ))
         };
         let mut tls = ClientTlsConfig::new().domain_name(at.host()).timeout(CONNECT);

@@ -14,7 +14,8 @@ use super::uri::HostPort;
 pub enum Failure {
     /// Nothing answers there.
     #[error(
-        "{server} cannot be reached ({why}); check host and port, that s2cs runs there, and that no firewall is between"
+        "{server} cannot be reached ({why}); check host and port, that s2cs runs there, \
+         and that no firewall is between"
     )]
     Unreachable {
         /// Where.
@@ -24,7 +25,8 @@ pub enum Failure {
     },
     /// Its certificate is not signed by what the user trusts, or is not valid now.
     #[error(
-        "the certificate of {server} is not trusted ({why}); give its CA's or its own certificate, PEM, with --server-cert"
+        "the certificate of {server} is not trusted ({why}); \
+         give its CA's or its own certificate, PEM, with --server-cert"
     )]
     Untrusted {
         /// Whose.
@@ -34,7 +36,8 @@ pub enum Failure {
     },
     /// Its certificate is for other names.
     #[error(
-        "the certificate of {server} is not for {:?} but for {presented}; connect by such a name, or have it made anew for {:?}",
+        "the certificate of {server} is not for {:?} but for {presented}; \
+         connect by such a name, or have it made anew for {:?}",
         server.host(), server.host()
     )]
     WrongName {
@@ -178,7 +181,8 @@ fn sentence(server: &HostPort, code: Code, message: &str) -> String {
     let said = if message.is_empty() { code.description() } else { message };
     match code {
         Code::Unauthenticated => format!(
-            "{server} does not accept who you are: {said}; get a token for it and store it with `s2uc login --s2cs {server}`"
+            "{server} does not accept who you are: {said}; \
+             get a token for it and store it with `s2uc login --s2cs {server}`"
         ),
         Code::PermissionDenied => format!("{server} refuses: {said}"),
         Code::ResourceExhausted => format!("{server} has no room: {said}"),

@@ -38,8 +38,8 @@ pub struct Refused {
     pub left: Option<Failure>,
 }
 
-/// Calls `req`, says `hello` beside it if one is given, and then `update`, with `targets` or else with what `req` answered.
-/// When something fails after `req` was sent, or the user interrupts, the session is released again.
+/// Calls `req`, says `hello` beside it if one is given, and then `update`, with `targets` or else with what `req`
+/// answered. When something fails after `req` was sent, or the user interrupts, the session is released again.
 ///
 /// # Errors
 /// The first call that failed.

@@ -59,8 +59,8 @@ impl From<Failure> for Unopened {
     }
 }
 
-/// Opens a stream: at the producer's gateway for the consumer's gateway alone, then at the consumer's. When that fails half way,
-/// or the user interrupts, what was opened is closed again.
+/// Opens a stream: at the producer's gateway for the consumer's gateway alone, then at the consumer's. When that
+/// fails half way, or the user interrupts, what was opened is closed again.
 ///
 /// # Errors
 /// Why it failed, and what could not be closed.
@@ -155,8 +155,8 @@ pub async fn info(server: &Server) -> Result<GatewayInfo, Failure> {
     server.call(PROMPT, GetGatewayRequest {}, async |c, r| gateway(c).get_gateway(r).await).await
 }
 
-/// Addresses that the consumer's gateway connects to the producer's from: its own on the ports that do not face consumers, or on
-/// all when every port does, of the IP versions that the producer's listeners may have.
+/// Addresses that the consumer's gateway connects to the producer's from: its own on the ports that do not face
+/// consumers, or on all when every port does, of the IP versions that the producer's listeners may have.
 fn gateway_sources(
     producer: &Server,
     at_producer: &GatewayInfo,

@@ -18,8 +18,8 @@ use super::Failure;
 
 /// Trusts the certificates given and what they signed, nothing else.
 ///
-/// A server may show one of the given certificates itself. WebPKI would not take it when it says that it is a CA, as what
-/// `openssl req -x509` makes by default does, but SciStream's users pin just these.
+/// A server may show one of the given certificates itself. WebPKI would not take it when it says that it is a CA, as
+/// what `openssl req -x509` makes by default does, but SciStream's users pin just these.
 #[derive(Debug)]
 pub(super) struct Pinned {
     certificates: Vec<CertificateDer<'static>>,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use control::proto::gateway::Protocol;
 use control::uc::uri::{HostPort, SessionUri, check_uid};
 use forwarder::api::lease;
@@ -132,7 +132,7 @@ pub(crate) enum Command {
         #[arg(value_parser = uid)]
         uid: String,
         /// Side of the session
-        #[arg(long, value_enum, default_value = "PROD")]
+        #[arg(long, value_enum, ignore_case = true, default_value = "PROD")]
         role: RoleArg,
         /// Where the stream goes, ADDR:PORT,ADDR:PORT...
         #[arg(long, value_name = "ADDR:PORT", value_delimiter = ',', required = true)]
@@ -154,7 +154,7 @@ pub(crate) enum Command {
 /// How to reach and convince servers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Credentials {
-    /// PEM file of the only certificates to trust: the server's own or its CA's; left out: those stored at login, or the system's
+    /// PEM file of the only certificates to trust; left out: those stored at login, or else the system's
     #[arg(long, env = "S2UC_SERVER_CERT", value_name = "FILE")]
     pub(crate) server_cert: Option<PathBuf>,
     /// File with the token
@@ -198,7 +198,8 @@ pub(crate) struct Request {
     #[arg(long, value_name = "MBIT/S", default_value_t = 10000, value_parser = clap::value_parser!(i32).range(0..))]
     pub(crate) rate: i32,
     /// Use the uid of examples
-    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value = "false",
+          value_parser = BoolishValueParser::new())]
     pub(crate) mock: bool,
     /// The session's name; left out: a new one
     #[arg(long = "uid", id = "session", value_name = "UID", value_parser = uid, conflicts_with = "mock")]
@@ -232,15 +233,14 @@ pub(crate) struct Stream {
     pub(crate) both: Both,
 }
 
-/// A gateway or a stream's two.
+/// A stream's two gateways, or one.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
     /// A stream, as `s2uc open` named it
-    #[arg(required_unless_present = "s2cs")]
     pub(crate) uri: Option<SessionUri>,
-    /// A control server
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "uri")]
-    pub(crate) s2cs: Option<HostPort>,
+    /// A control server, when no stream is named
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:5000", conflicts_with = "uri")]
+    pub(crate) s2cs: HostPort,
     #[command(flatten)]
     pub(crate) both: Both,
 }

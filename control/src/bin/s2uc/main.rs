@@ -85,7 +85,8 @@ fn report(problem: &Problem, json: bool) -> u8 {
     if let Problem::Left { left, .. } = problem {
         for Remnant { gateway, why, command } in left {
             errors += &format!(
-                "s2uc: its session may remain at {gateway}, as it could not be ended ({why}); end it with `{command}`\n"
+                "s2uc: its session may remain at {gateway}, as it could not be ended ({why}); \
+                 end it with `{command}`\n"
             );
             remnants.push(json!({ "gateway": gateway, "message": why, "command": command }));
         }
@@ -268,6 +269,10 @@ impl User {
             consumer: open.consumer_gateway.clone(),
             uid: open.uid.clone().map_or_else(new_uid, Ok)?,
         };
+        if uri.producer == uri.consumer {
+            let why = format!("both gateways are {}; a stream goes through two", uri.producer);
+            return Err(Failure::Usage(why).into());
+        }
         let (producer, consumer) = self.connect_both(&uri, &open.both).await;
         let (producer, consumer) = (producer?, consumer?);
         let labels = open.labels();
@@ -329,17 +334,18 @@ impl User {
         }
     }
 
-    /// Servers of a gateway or of a stream, one result each.
+    /// A stream's two servers, or one; or why they cannot be used.
     async fn servers(&self, place: &Place) -> Vec<(HostPort, Result<Server, Failure>)> {
-        let mut servers = Vec::new();
-        if let Some(uri) = &place.uri {
-            let (producer, consumer) = self.connect_both(uri, &place.both).await;
-            servers.extend([(uri.producer.clone(), producer), (uri.consumer.clone(), consumer)]);
+        match &place.uri {
+            Some(uri) => {
+                let (producer, consumer) = self.connect_both(uri, &place.both).await;
+                vec![(uri.producer.clone(), producer), (uri.consumer.clone(), consumer)]
+            }
+            None => {
+                let server = self.connect(&place.s2cs, &place.both.credentials).await;
+                vec![(place.s2cs.clone(), server)]
+            }
         }
-        if let Some(at) = &place.s2cs {
-            servers.push((at.clone(), self.connect(at, &place.both.credentials).await));
-        }
-        servers
     }
 
     async fn list(&self, place: Place, all: bool) -> Result<(), Problem> {
