@@ -289,8 +289,8 @@ impl<B: PacketBuf> Engine<B> {
             match unsent {
                 None => break,
                 Some(Unsent::Unusual(packet)) if self.is_policed(self.lanes[next - 1].found) => {
-                    let mut packets = std::iter::once(packet).chain(&mut packets);
-                    next = self.relay_policed::<L3, _>(edge, port, next - 1..received, &mut packets);
+                    let rest = next - 1..received;
+                    (next, packets) = self.relay_policed::<L3, _, _>(edge, port, rest, packet, packets);
                 }
                 Some(Unsent::Unusual(packet)) => {
                     match self.refused.find(&self.lanes[next - 1], self.flows.epoch()) {
@@ -313,19 +313,23 @@ impl<B: PacketBuf> Engine<B> {
     fn is_policed(&self, found: Found) -> bool {
         let version =
             |half: &Half| self.flows.versions().get(half.flow as usize) == Some(&(half.version | POLICED));
-        self.table.get(found).is_some_and(version)
+        // Most packets that nothing is known of are dropped, and are not to wait for the table to say so.
+        found != Found::NONE && self.table.get(found).is_some_and(version)
     }
 
-    /// Sends packets whose flows have rates, those at the beginning of `burst`, until one is of another kind. Returns the place in the
-    /// burst that comes next. Apart from the way of all others, which so does not get any longer.
+    /// Sends packets whose flows have rates, those at the beginning of `burst`, until one is of another kind; `first` comes before
+    /// `packets`. Returns the place in the burst that comes next. This is apart from the way of all others, and takes and returns
+    /// `packets` as a value, so that those get by with the instructions that they need without it.
     #[inline(never)]
-    fn relay_policed<const L3: usize, IO: PacketIo<Buf = B>>(
+    fn relay_policed<const L3: usize, IO: PacketIo<Buf = B>, I: Iterator<Item = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
         burst: Range<usize>,
-        packets: &mut impl Iterator<Item = B>,
-    ) -> usize {
+        first: B,
+        mut packets: I,
+    ) -> (usize, I) {
+        let mut all = std::iter::once(first).chain(&mut packets);
         let Range { start: mut next, end } = burst;
         while next < end && self.is_policed(self.lanes[next].found) {
             let rest = &self.lanes[next..end];
@@ -338,7 +342,7 @@ impl<B: PacketBuf> Engine<B> {
                 now: self.now,
             };
             let by = (&*self.flows, self.ticks);
-            let (taken, unsent) = relay.send_policed::<L3, _>(edge, by, &rest[..same], packets);
+            let (taken, unsent) = relay.send_policed::<L3, _>(edge, by, &rest[..same], &mut all);
             next += taken;
             match unsent {
                 None => {}
@@ -347,7 +351,8 @@ impl<B: PacketBuf> Engine<B> {
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
-        next
+        drop(all);
+        (next, packets)
     }
 
     /// A packet that could not be sent on without more ado, at its place in the burst.
