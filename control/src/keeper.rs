@@ -470,9 +470,6 @@ impl Keeper {
             .map_err(|e| StepError::Invalid(e.to_string()))?,
         };
         let (path, address) = self.place(ask.role, path.as_deref(), &grant.sources)?;
-        // Nobody of the other family can reach the listener.
-        let same_family = |source: &IpNet| source.addr().is_ipv4() == address.is_ipv4();
-        let sources = grant.sources.into_iter().filter(same_family).collect();
         let now = unix(SystemTime::now());
         let lease = grant.lease.as_secs().max(1);
         let charged = self.charged(&path, &ask.targets);
@@ -487,7 +484,7 @@ impl Keeper {
             path,
             listeners: Vec::new(),
             targets: ask.targets.clone(),
-            sources,
+            sources: grant.sources,
             connections: grant.connections,
             rate: grant.rate,
             police: grant.police,
