@@ -182,13 +182,17 @@ impl Session {
     pub fn flows(&self, prefix: &str, now: u64) -> Vec<FlowSpec> {
         let share =
             self.rate.filter(|_| self.police).map(|rate| (rate / self.listeners.len().max(1) as u64).max(1));
+        // Nobody of the other family can reach a listener.
+        let from = |listen: &SocketAddr| {
+            self.sources.iter().filter(|s| s.addr().is_ipv4() == listen.is_ipv4()).copied().collect()
+        };
         let flow = |(i, listen): (usize, &SocketAddr)| {
             Some(FlowSpec {
                 name: self.flow_name(prefix, i),
                 proto: self.proto,
                 listen: *listen,
                 target: self.target(i)?,
-                from: self.sources.clone(),
+                from: from(listen),
                 max_conns: self.connections,
                 mss_clamp: None,
                 hairpin: false,

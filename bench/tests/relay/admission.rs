@@ -42,7 +42,7 @@ fn endless(relay: &Relay, carrier: Carrier, family: Family) -> (Process, Process
 }
 
 /// The producer still sends, nothing of it leaves towards the consumer.
-pub(crate) fn nothing_passes(relay: &Relay) {
+fn nothing_passes(relay: &Relay) {
     let gateway = &relay.consumer_gateway;
     let sent = || {
         let Reply::Ports { ports } = gateway.call(Request::PortList).unwrap() else {
