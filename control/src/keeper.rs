@@ -474,8 +474,6 @@ impl Keeper {
             .map_err(|e| StepError::Invalid(e.to_string()))?,
         };
         let (path, address) = self.place(ask.role, path.as_deref(), &grant.sources)?;
-        // Who comes by the other family cannot come to this listener.
-        let sources = grant.sources.into_iter().filter(|s| s.addr().is_ipv4() == address.is_ipv4()).collect();
         let now = unix(SystemTime::now());
         let lease = grant.lease.as_secs().max(1);
         let charged = self.charged(&path, &ask.targets);
@@ -490,7 +488,7 @@ impl Keeper {
             path,
             listeners: Vec::new(),
             targets: ask.targets.clone(),
-            sources,
+            sources: grant.sources,
             connections: grant.connections,
             rate: grant.rate,
             police: grant.police,
