@@ -247,7 +247,7 @@ mod tests {
             sources: vec!["10.0.0.0/8".parse().unwrap()],
             connections: Some(4),
             rate: Some(1000),
-            police: true,
+            limit: Some(1000),
             charged: vec!["lan".to_owned()],
             lease: 60,
             created: 1,

@@ -491,7 +491,7 @@ impl Keeper {
             sources: grant.sources,
             connections: grant.connections,
             rate: grant.rate,
-            police: grant.police,
+            limit: grant.limit,
             charged: Vec::new(),
             lease,
             created: now,

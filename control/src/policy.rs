@@ -73,8 +73,8 @@ pub struct Grant {
     pub connections: Option<u32>,
     /// Mbit/s reserved in either direction.
     pub rate: Option<u64>,
-    /// Whether the forwarder holds the session to its rate.
-    pub police: bool,
+    /// Mbit/s in either direction that the forwarder holds the session to; none means it is not held.
+    pub limit: Option<u64>,
     /// Life of the session.
     #[serde(serialize_with = "seconds")]
     pub lease: Duration,
@@ -347,7 +347,8 @@ impl Rule {
             sources,
             connections,
             rate,
-            police: self.police,
+            // Who reserves nothing does not get by the limit so.
+            limit: rate.or(self.rate).filter(|_| self.police),
             lease,
             sessions: self.sessions,
         })
@@ -557,13 +558,13 @@ impl fmt::Display for Explanation {
             let connections = grant.connections.map_or_else(|| "no limit".to_owned(), |n| n.to_string());
             let rate = match grant.rate {
                 None => "none reserved".to_owned(),
-                Some(mbits) if grant.police => format!("{} reserved, policed", rate::show(mbits)),
                 Some(mbits) => format!("{} reserved", rate::show(mbits)),
             };
+            let limit = grant.limit.map(|mbits| format!(", held to {}", rate::show(mbits))).unwrap_or_default();
             writeln!(f, "granted by {}", grant.rule)?;
             writeln!(f, "  sources      {}", sources.join(", "))?;
             writeln!(f, "  connections  {connections}")?;
-            writeln!(f, "  rate         {rate}")?;
+            writeln!(f, "  rate         {rate}{limit}")?;
             writeln!(f, "  lease        {}", humantime::format_duration(grant.lease))?;
             writeln!(f, "  sessions     {} at once", grant.sessions)?;
         }

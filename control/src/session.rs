@@ -139,8 +139,8 @@ pub struct Session {
     pub connections: Option<u32>,
     /// Mbit/s reserved in either direction, on every port of `charged`.
     pub rate: Option<u64>,
-    /// Whether the forwarder holds it to its rate.
-    pub police: bool,
+    /// Mbit/s in either direction that the forwarder holds it to; none means it is not held.
+    pub limit: Option<u64>,
     /// The forwarder's ports that the rate is reserved at.
     pub charged: Vec<String>,
     /// Seconds that it was granted for.
@@ -178,10 +178,9 @@ impl Session {
         (0..self.listeners.len()).map(|i| self.flow_name(prefix, i)).collect()
     }
 
-    /// Its flows, one a listener. The rate is shared out among them: together they never exceed it.
+    /// Its flows, one a listener. The limit is shared out among them, at least 1 Mbit/s each.
     pub fn flows(&self, prefix: &str, now: u64) -> Vec<FlowSpec> {
-        let share =
-            self.rate.filter(|_| self.police).map(|rate| (rate / self.listeners.len().max(1) as u64).max(1));
+        let share = self.limit.map(|mbps| (mbps / self.listeners.len().max(1) as u64).max(1));
         // Nobody of the other family can reach a listener.
         let from = |listen: &SocketAddr| {
             self.sources.iter().filter(|s| s.addr().is_ipv4() == listen.is_ipv4()).copied().collect()

@@ -387,7 +387,7 @@ fn a_stream_is_seen_renewed_drained_and_closed_by_its_uri() {
             "session": {
                 "uid": "run 42", "role": "producer", "state": "active", "protocol": "tcp", "owner": "alice@site",
                 "listeners": listeners, "sources": ["192.0.2.2/32"], "connections": null, "rate_mbps": null,
-                "policed": true, "created": times.0, "expires": times.1, "labels": {}, "path": "wan",
+                "limit_mbps": 10_000, "created": times.0, "expires": times.1, "labels": {}, "path": "wan",
             },
         })
     );

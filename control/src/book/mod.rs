@@ -278,7 +278,7 @@ impl Book {
         session.sources.clone_from(&grant.sources);
         session.connections = grant.connections;
         session.rule.clone_from(&grant.rule);
-        session.police = grant.police;
+        session.limit = grant.limit;
         let after = session.clone();
         self.go(key, State::Updating, "targets came");
         Ok((before, after))

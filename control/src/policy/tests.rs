@@ -53,7 +53,7 @@ fn the_example_grants_what_it_says() {
             sources: nets(&["198.51.100.0/28"]),
             connections: Some(64),
             rate: None,
-            police: true,
+            limit: Some(10_000),
             lease: Duration::from_secs(8 * 3600),
             sessions: 10,
         }

@@ -374,7 +374,7 @@ fn write_session(prefix: &str, session: &Session, traffic: &[Option<FlowInfo>]) 
         sources: session.sources.iter().map(ToString::to_string).collect(),
         connections: session.connections.unwrap_or(0),
         rate_mbps: session.rate.unwrap_or(0),
-        policed: session.police,
+        limit_mbps: session.limit.unwrap_or(0),
         created: time(session.created),
         expires: time(session.expires),
         labels: session.labels.clone().into_iter().collect(),

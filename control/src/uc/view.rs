@@ -47,8 +47,8 @@ pub struct Session {
     pub connections: Option<u32>,
     /// Mbit/s reserved; none: nothing is.
     pub rate_mbps: Option<u64>,
-    /// Whether it is held to its rate.
-    pub policed: bool,
+    /// Mbit/s that the forwarder holds it to; none: it is not held.
+    pub limit_mbps: Option<u64>,
     /// RFC 3339, UTC.
     pub created: Option<String>,
     /// RFC 3339, UTC.
@@ -174,7 +174,7 @@ impl From<proto::Session> for Session {
             sources: session.sources,
             connections: Some(session.connections).filter(|n| *n != 0),
             rate_mbps: Some(session.rate_mbps).filter(|rate| *rate != 0),
-            policed: session.policed,
+            limit_mbps: Some(session.limit_mbps).filter(|rate| *rate != 0),
             created: time(session.created),
             expires: time(session.expires),
             labels: session.labels.into_iter().collect(),

@@ -309,7 +309,7 @@ impl Gateway for Service {
             sources: ask.sources,
             connections: ask.connections,
             rate_mbps: ask.rate_mbps,
-            policed: true,
+            limit_mbps: 10_000,
             created: later(0),
             expires: later(ask.lease.map_or(28_800, |lease| lease.seconds as u64)),
             labels: ask.labels,
