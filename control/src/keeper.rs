@@ -406,10 +406,14 @@ impl Keeper {
     pub async fn open(self: &Arc<Self>, who: Principal, open: Open) -> Step<Session> {
         let keeper = Arc::clone(self);
         detached(async move {
-            let _gate = keeper.gate.read().await;
             let mut tries = 1;
             loop {
                 let session = keeper.open_once(&who, &open)?;
+                let (session, _turn) = keeper.turn(&who, &session.uid).await?;
+                let _gate = keeper.gate.read().await;
+                if session.state != State::Updating {
+                    return Err(StepError::Aborted(format!("session {} was released", session.uid)));
+                }
                 let now = unix(SystemTime::now());
                 let owner = &keeper.settings.owner;
                 let request = apply(session.flows(owner, now), vec![], vec![]);
@@ -470,6 +474,8 @@ impl Keeper {
             .map_err(|e| StepError::Invalid(e.to_string()))?,
         };
         let (path, address) = self.place(ask.role, path.as_deref(), &grant.sources)?;
+        // Who comes by the other family cannot come to this listener.
+        let sources = grant.sources.into_iter().filter(|s| s.addr().is_ipv4() == address.is_ipv4()).collect();
         let now = unix(SystemTime::now());
         let lease = grant.lease.as_secs().max(1);
         let charged = self.charged(&path, &ask.targets);
@@ -484,7 +490,7 @@ impl Keeper {
             path,
             listeners: Vec::new(),
             targets: ask.targets.clone(),
-            sources: grant.sources,
+            sources,
             connections: grant.connections,
             rate: grant.rate,
             police: grant.police,

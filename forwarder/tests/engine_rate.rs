@@ -287,6 +287,23 @@ fn what_is_dropped_changes_no_connection() {
     rig.balance();
 }
 
+/// What the device does not take is charged once, as what it takes.
+#[test]
+fn a_full_batch_costs_no_packet_more_than_its_own_length() {
+    let mut rig = Rig::new("");
+    let conn = usual(&mut rig);
+    let opened = conn.by_client(udp(), b"").build().len();
+    let frame = (0, LAN, conn.by_client(udp(), &[0; 58]).build());
+    assert_eq!(frame.2.len(), 100);
+    rig.ios[0].set_tx_room(WAN, 0);
+    assert_eq!(at_once(&mut rig, &frame, 300), 0);
+    assert_eq!(rig.drops().into_iter().collect::<Vec<_>>(), [("tx_full".into(), 44)]);
+    rig.ios[0].set_tx_room(WAN, usize::MAX);
+    let left = at_once(&mut rig, &frame, 2000);
+    assert_eq!(left - 256, (BURST_BYTES as u64 - opened as u64) / 100 - 300);
+    rig.balance();
+}
+
 /// Connections with and without a rate in one burst, in trains and one by one: each is dealt with in its turn.
 #[test]
 fn a_burst_of_flows_with_and_without_a_rate_keeps_its_order() {

@@ -275,7 +275,8 @@ impl Book {
         let session = self.at(key)?;
         session.targets = targets;
         session.charged = charged;
-        session.sources.clone_from(&grant.sources);
+        let v4 = session.listeners.iter().all(SocketAddr::is_ipv4);
+        session.sources = grant.sources.iter().filter(|s| s.addr().is_ipv4() == v4).copied().collect();
         session.connections = grant.connections;
         session.rule.clone_from(&grant.rule);
         session.police = grant.police;

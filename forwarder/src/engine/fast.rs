@@ -328,57 +328,18 @@ impl<'a> Relay<'a> {
     }
 
     /// The same for a train: packets of one connection and direction that follow each other, as data do. What holds for all of
-    /// them is looked at once, and counted once. Stops behind the first that is not usual.
+    /// them is looked at once, and counted once. Stops behind the first that is not usual. `MARK` is as for `way`.
     ///
     /// Returns how many packets it took.
     #[inline(always)]
-    pub(super) fn send_train<const L3: usize, IO: PacketIo>(
+    pub(super) fn send_train<const L3: usize, const MARK: u32, IO: PacketIo>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         train: &[Lane],
         packets: &mut impl Iterator<Item = IO::Buf>,
     ) -> (usize, Option<Unsent<IO::Buf>>) {
         let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let Some(way) = self.way::<0>(found) else { return (1, packets.next().map(Unsent::Unusual)) };
-        self.send_by::<L3, _>(edge, train, found, way, packets)
-    }
-
-    /// The same for packets whose flow has a rate: as many as are within it.
-    #[inline(always)]
-    pub(super) fn send_policed<const L3: usize, IO: PacketIo>(
-        &mut self,
-        edge: &mut Edge<'_, IO>,
-        (flows, ticks): (&FlowSet, u64),
-        train: &[Lane],
-        packets: &mut impl Iterator<Item = IO::Buf>,
-    ) -> (usize, Option<Unsent<IO::Buf>>) {
-        let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let way = self.way::<POLICED>(found).and_then(|way| Some((flows.police(way.flow)?, way)));
-        let Some((police, way)) = way else { return (1, packets.next().map(Unsent::Unusual)) };
-        let usual = train.iter().take_while(|lane| way.takes(lane));
-        let passed = police.admit(found.direction(), ticks, usual.clone().map(|lane| lane.frame_len));
-        if passed > 0 {
-            return self.send_by::<L3, _>(edge, &train[..passed], found, way, packets);
-        }
-        if usual.count() == 0 {
-            return (1, packets.next().map(Unsent::Unusual));
-        }
-        if let Some(flow) = self.counters.flows.get(way.flow as usize) {
-            flow.policed.add(1);
-        }
-        (1, packets.next().map(Unsent::Exceeded))
-    }
-
-    /// Sends a train its way.
-    #[inline(always)]
-    fn send_by<const L3: usize, IO: PacketIo>(
-        &mut self,
-        edge: &mut Edge<'_, IO>,
-        train: &[Lane],
-        found: Found,
-        way: Way<'_>,
-        packets: &mut impl Iterator<Item = IO::Buf>,
-    ) -> (usize, Option<Unsent<IO::Buf>>) {
+        let Some(way) = self.way::<MARK>(found) else { return (1, packets.next().map(Unsent::Unusual)) };
         let Some(batch) = edge.batch(self.counters, way.adjacency.port, train.len()) else {
             return (1, packets.next().map(Unsent::Unusual));
         };
@@ -402,6 +363,35 @@ impl<'a> Relay<'a> {
             half.count(sent, bytes, self.now);
         }
         (sent as usize + usize::from(unsent.is_some()), unsent)
+    }
+
+    /// The same for packets whose flow has a rate: as many as are within it.
+    #[inline(always)]
+    pub(super) fn send_policed<const L3: usize, IO: PacketIo>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        (flows, ticks): (&FlowSet, u64),
+        train: &[Lane],
+        packets: &mut impl Iterator<Item = IO::Buf>,
+    ) -> (usize, Option<Unsent<IO::Buf>>) {
+        let found = train.first().map_or(Found::NONE, |lane| lane.found);
+        let way = self.way::<POLICED>(found).and_then(|way| Some((flows.police(way.flow)?, way)));
+        let Some((police, way)) = way else { return (1, packets.next().map(Unsent::Unusual)) };
+        // No more is charged than the batch takes: else what it does not would be charged again.
+        let batch = edge.batch(self.counters, way.adjacency.port, train.len());
+        let room = batch.map_or(0, |batch| batch.packets.remaining_capacity());
+        let usual = train.iter().take(room.max(1)).take_while(|lane| way.takes(lane));
+        let passed = police.admit(found.direction(), ticks, usual.clone().map(|lane| lane.frame_len));
+        if passed > 0 {
+            return self.send_train::<L3, POLICED, _>(edge, &train[..passed], packets);
+        }
+        if usual.count() == 0 {
+            return (1, packets.next().map(Unsent::Unusual));
+        }
+        if let Some(flow) = self.counters.flows.get(way.flow as usize) {
+            flow.policed.add(1);
+        }
+        (1, packets.next().map(Unsent::Exceeded))
     }
 
     /// The way of the packets of one half; none when something about it is not usual. `MARK` is [`POLICED`] for flows that have a rate

@@ -276,7 +276,7 @@ impl<B: PacketBuf> Engine<B> {
                     let same = rest.iter().take_while(|l| l.found == lane.found).count();
                     let train = &self.lanes[next..=next + same];
                     let taken;
-                    (taken, unsent) = relay.send_train::<L3, _>(edge, train, &mut packets);
+                    (taken, unsent) = relay.send_train::<L3, 0, _>(edge, train, &mut packets);
                     next += taken;
                 } else if let Some(packet) = packets.next() {
                     next += 1;
