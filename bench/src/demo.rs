@@ -10,9 +10,13 @@ use serde_json::Value;
 
 use crate::stream::Carrier;
 use crate::topology::{
-    Driver, Family, Gateway, Place, Relay, RelayOptions, TopologyError, flow_name, ports, unaccounted,
+    Control, Driver, Family, Gateway, Place, Relay, RelayOptions, Stream, TopologyError, flow_name, ports,
+    unaccounted,
 };
-use crate::traffic::{self, Iperf};
+use crate::traffic::{self, Iperf, IperfResult};
+
+/// How long what has to come is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One line of the table.
 #[derive(Debug, Clone, Serialize)]
@@ -99,15 +103,12 @@ fn fail<T>(why: impl Into<String>) -> Result<T, Failure> {
 pub fn run(driver: Driver, seconds: u16) -> Result<Report, TopologyError> {
     traffic::check_tools()?;
     let mut relay = Relay::start(&RelayOptions { driver, ..RelayOptions::default() })?;
+    let control = Control::start(&relay)?;
     let mut report = Report { driver: driver.name().into(), checks: Vec::new(), ledgers: Vec::new() };
 
     let tcp = Iperf { proto: Proto::Tcp, down: false, parallel: 4, seconds, rate: 0 };
+    on_demand(&mut report, &relay, &control, tcp);
     let udp = Iperf { proto: Proto::Udp, parallel: 1, rate: 100_000_000, ..tcp };
-    report.add("iperf3 TCP, consumer to producer, 4 streams", iperf(&relay, Family::V4, tcp));
-    report.add(
-        "iperf3 TCP, producer to consumer, 4 streams",
-        iperf(&relay, Family::V4, Iperf { down: true, ..tcp }),
-    );
     report.add("iperf3 UDP, consumer to producer, 100 Mbit/s", iperf(&relay, Family::V4, udp));
     report.add(
         "iperf3 TCP over IPv6, producer to consumer",
@@ -130,7 +131,7 @@ pub fn run(driver: Driver, seconds: u16) -> Result<Report, TopologyError> {
     report.add("a source that is not allowed", stranger(&relay));
     for gateway in relay.gateways() {
         let name = gateway.netns.name();
-        let outcome = gateway.settled(Duration::from_secs(10)).map_err(Failure::from).and_then(|stats| {
+        let outcome = gateway.settled(PATIENCE).map_err(Failure::from).and_then(|stats| {
             let ledger = Ledger::new(name, &stats);
             let balanced = ledger.unaccounted;
             report.ledgers.push(ledger);
@@ -146,8 +147,64 @@ pub fn run(driver: Driver, seconds: u16) -> Result<Report, TopologyError> {
     Ok(report)
 }
 
+/// A stream that a user opens at both gateways, has iperf3 carry bytes through it, and closes.
+fn on_demand(report: &mut Report, relay: &Relay, control: &Control, tcp: Iperf) {
+    let [consumer, target] = [
+        Place::CONSUMER.ip(Family::V4).to_string(),
+        Place::PRODUCER.socket(Family::V4, ports::IPERF).to_string(),
+    ];
+    let stream = match control.open(&target, &["--from", &consumer]) {
+        Ok(stream) => stream,
+        Err(e) => return report.add("s2uc open", Err(e.into())),
+    };
+    let told = format!("consumers connect to {}; {}", stream.connect, stream.uri);
+    report.add(&format!("s2uc open --target {target} --from {consumer}"), Ok(told));
+    for (what, down) in [("consumer to producer", false), ("producer to consumer", true)] {
+        let run = Iperf { down, ..tcp };
+        let outcome = run.run_to(relay, stream.connect).map_err(Failure::from);
+        report.add(
+            &format!("iperf3 TCP through it, {what}, 4 streams"),
+            outcome.and_then(|r| goodput_of(run, r)),
+        );
+    }
+    report.add("s2uc close stops it", close(relay, control, &stream));
+}
+
+fn close(relay: &Relay, control: &Control, stream: &Stream) -> Result<String, Failure> {
+    let mut server =
+        relay.producer.spawn("iperf3", &["-s", "-p", &ports::IPERF.to_string(), "--forceflush"])?;
+    server.wait_for("listening", PATIENCE)?;
+    let (to, port) = (stream.connect.ip().to_string(), stream.connect.port().to_string());
+    let mut client =
+        relay.consumer.spawn("iperf3", &["-c", &to, "-p", &port, "-t", "600", "--forceflush"])?;
+    client.wait_for("sec", PATIENCE)?;
+    control.s2uc(&["close", &stream.uri])?;
+    for (gateway, listen) in relay.gateways().into_iter().zip(stream.listens) {
+        if gateway.listening(Proto::Tcp, listen)?.is_some() {
+            return fail(format!("{} still relays it", gateway.netns.name()));
+        }
+    }
+    if client.ended()?.is_some() {
+        return fail(format!("the transfer had ended before: {}", client.said()));
+    }
+    let args = ["--bytes", "1K", "--timeout", "2s"];
+    if traffic::sink_to(relay, Carrier::Tcp, stream.connect, &args)?.wait(PATIENCE)?.success() {
+        return fail("a new connection was let in");
+    }
+    for gateway in relay.gateways() {
+        match gateway.stats()?.connections {
+            0 => (),
+            n => return fail(format!("{n} connections go on at {}", gateway.netns.name())),
+        }
+    }
+    Ok("a running transfer broke off, a new connection got no answer".into())
+}
+
 fn iperf(relay: &Relay, family: Family, run: Iperf) -> Result<String, Failure> {
-    let result = run.run(relay, family)?;
+    goodput_of(run, run.run(relay, family)?)
+}
+
+fn goodput_of(run: Iperf, result: IperfResult) -> Result<String, Failure> {
     match run.proto {
         _ if result.bytes == 0.0 => fail("nothing arrived"),
         Proto::Tcp => Ok(format!("{:.0} Mbit/s", result.mbit_per_second)),

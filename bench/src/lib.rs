@@ -2,10 +2,11 @@
 //!
 //! [`topology`] builds networks in a box, [`stream`] holds the sources and sinks that stand for producer and consumer
 //! applications, [`demo`] shows the whole relay at work with both and with foreign programs, [`conformance`] holds it against
-//! the RFCs packet by packet, and [`mod@core`] counts what a packet costs.
+//! the RFCs packet by packet, [`mod@core`] counts what a packet costs, and [`control`] how quick the control server is.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+pub mod control;
 pub mod core;
 pub mod demo;
 pub mod size;

@@ -130,8 +130,10 @@ pub fn check_tools() -> Result<(), TopologyError> {
     for tool in ["ip", "ethtool", "setpriv", "iperf3"] {
         find_tool(tool)?;
     }
-    find_binary("s2ds")?;
-    find_binary("s2bench").map(drop)
+    for program in ["s2ds", "s2cs", "s2uc", "s2bench"] {
+        find_binary(program)?;
+    }
+    Ok(())
 }
 
 fn read_json(text: &str) -> Result<Value, TopologyError> {

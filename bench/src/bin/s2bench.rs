@@ -14,7 +14,7 @@ use bench::stream::source::{Served, Source};
 use bench::stream::udp::{BODY, Shape};
 use bench::stream::{Carrier, Order};
 use bench::topology::{self, Driver, Family, Place, Relay, RelayOptions};
-use bench::{conformance, demo, size};
+use bench::{conformance, control, demo, size};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +37,8 @@ enum Command {
     Conformance(ConformanceArgs),
     /// Measures what the relay costs, without a NIC, beside testpmd and l3fwd, and holds it against its goals.
     Core(CoreArgs),
+    /// Measures how quick the control server is and what it needs, and holds it against its goals.
+    Control(ControlArgs),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
 }
@@ -67,6 +69,16 @@ struct CoreArgs {
     /// Takes packet memory of that row from hugepages.
     #[arg(long, hide = true, requires = "row")]
     huge: bool,
+}
+
+#[derive(Args)]
+struct ControlArgs {
+    /// Few sessions: shows that it works, measures nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Writes the result as JSON to a file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -204,6 +216,16 @@ fn measure(args: &CoreArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.rows.iter().all(|r| r.failed.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn measure_control(args: &ControlArgs) -> anyhow::Result<ExitCode> {
+    topology::enter_user_namespace().map_err(anyhow::Error::msg)?;
+    let report = control::run(&control::Options { quick: args.quick })?;
+    print!("{report}");
+    if let Some(file) = &args.json {
+        report.write(file)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
@@ -212,6 +234,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => run_demo(&args),
         Command::Conformance(args) => conform(&args),
         Command::Core(args) => measure(&args),
+        Command::Control(args) => measure_control(&args),
         Command::Topology(args) => hold(&args),
     };
     match result {

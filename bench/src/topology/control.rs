@@ -22,8 +22,14 @@ use super::{Gateway, Netns, Process, Relay, TopologyError, find_binary};
 const START: Duration = Duration::from_secs(30);
 /// How long s2uc may take; it has a limit of its own.
 const USER: Duration = Duration::from_secs(240);
-/// Ports that sessions listen on; none of them is one of the relay's own flows'.
-const LISTENERS: &str = "5100-5199";
+/// None of the ports that sessions listen on is one of the relay's own flows'.
+const SETTINGS: &str = r#"
+[listeners]
+ports = "5100-5199"
+[capacity]
+lan = "100G"
+wan = "100G"
+"#;
 
 /// The user's host and both control servers. They end with the relay's gateways, if not before.
 #[derive(Debug)]
@@ -94,22 +100,18 @@ impl Control {
         let user = relay.consumer.sibling("user")?;
         let dir = user.dir().join("control");
         let names = [CONSUMER.address, PRODUCER.address];
-        let init = ["init", &dir.to_string_lossy(), "--name", names[0], "--name", names[1]];
-        user.output(find_binary("s2cs")?, &init, START)?;
-        let secret = dir.join("token");
-        let token =
-            fs::read_to_string(&secret).map_err(TopologyError::io(format!("read {}", secret.display())))?;
+        let token = init(&user, &dir, &names)?;
         let serve = |gateway: &Gateway, side: &Side, device: &str| {
             gateway.netns.join("control", &user, device, 1500)?;
             gateway.netns.ip(&format!("address add {}/24 dev control", side.address))?;
             gateway.netns.ip("link set control up")?;
             user.ip(&format!("address add {}/24 dev {device}", side.user))?;
             user.ip(&format!("link set {device} up"))?;
-            Server::start(gateway, side, &dir)
+            Server::start(gateway, &dir, &format!("{}:5000", side.address), side.policy, SETTINGS)
         };
         let consumer = serve(&relay.consumer_gateway, &CONSUMER, "near")?;
         let producer = serve(&relay.producer_gateway, &PRODUCER, "far")?;
-        Ok(Control { consumer, producer, user, dir, token: token.trim().to_owned() })
+        Ok(Control { consumer, producer, user, dir, token })
     }
 
     /// Runs s2uc on the user's host, who is logged in at both sites; `--json` is added and read.
@@ -164,27 +166,36 @@ fn address(told: &Value) -> Result<SocketAddr, TopologyError> {
     })
 }
 
+/// Makes what a site needs in `dir` with `s2cs init`, the certificate for further `names`; gives the token of `operator@site`.
+pub(crate) fn init(netns: &Netns, dir: &Path, names: &[&str]) -> Result<String, TopologyError> {
+    let place = dir.to_string_lossy();
+    let mut args = vec!["init", &place];
+    args.extend(names.iter().flat_map(|name| ["--name", *name]));
+    netns.output(find_binary("s2cs")?, &args, START)?;
+    let secret = dir.join("token");
+    let token =
+        fs::read_to_string(&secret).map_err(TopologyError::io(format!("read {}", secret.display())))?;
+    Ok(token.trim().to_owned())
+}
+
 impl Server {
-    fn start(gateway: &Gateway, side: &Side, dir: &Path) -> Result<Server, TopologyError> {
-        let name = gateway.netns.name();
-        let at = |file: String| dir.join(file);
-        let write = |path: &Path, text: String| {
-            fs::write(path, text).map_err(TopologyError::io(format!("write {}", path.display())))
-        };
-        write(&at(format!("{name}-policy.toml")), side.policy.to_owned())?;
-        let (address, socket) = (format!("{}:5000", side.address), gateway.socket());
-        let config = at(format!("{name}.toml"));
+    /// Starts s2cs on a gateway, in a directory that [`init`] has made, and waits until it serves at `address`. `settings` are
+    /// further sections of its configuration.
+    pub(crate) fn start(
+        gateway: &Gateway,
+        dir: &Path,
+        address: &str,
+        policy: &str,
+        settings: &str,
+    ) -> Result<Server, TopologyError> {
+        let (name, socket) = (gateway.netns.name(), gateway.socket());
+        let config = dir.join(format!("{name}.toml"));
         let text = format!(
             r#"
 [server]
 listen = "{address}"
 [forwarder]
 socket = {socket:?}
-[listeners]
-ports = "{LISTENERS}"
-[capacity]
-lan = "100G"
-wan = "100G"
 [state]
 file = "{name}.redb"
 [audit]
@@ -195,11 +206,13 @@ file = "{name}-policy.toml"
 kind = "tokens"
 name = "site"
 file = "tokens.toml"
-"#
+{settings}"#
         );
-        write(&config, text)?;
+        for (path, text) in [(&dir.join(format!("{name}-policy.toml")), policy), (&config, &text)] {
+            fs::write(path, text).map_err(TopologyError::io(format!("write {}", path.display())))?;
+        }
         let process = launch(gateway, &config)?;
-        Ok(Server { process, config, address })
+        Ok(Server { process, config, address: address.to_owned() })
     }
 
     /// Where it serves, `HOST:PORT`.

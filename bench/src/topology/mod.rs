@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+pub(crate) use control::init;
 pub use control::{Control, Server, Stream};
 pub use gateway::{Gateway, unaccounted};
 pub use netns::Netns;

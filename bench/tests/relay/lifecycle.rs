@@ -116,7 +116,7 @@ fn an_ordinary_user_sees_the_demo_or_the_reason_why_not() {
     // Where anybody can read them.
     let dir = std::env::temp_dir().join(format!("s2-programs-{}", std::process::id()));
     fs::create_dir(&dir).unwrap();
-    for name in ["s2bench", "s2ds"] {
+    for name in ["s2bench", "s2ds", "s2cs", "s2uc"] {
         fs::copy(find_binary(name).unwrap(), dir.join(name)).unwrap();
     }
     const NOBODY: u32 = 65534;

@@ -87,6 +87,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// Logins in a directory of one's own.
+    pub fn at(directory: PathBuf) -> Store {
+        Store { directory }
+    }
+
     /// `$XDG_CONFIG_HOME/scistream/logins`, by default `~/.config/scistream/logins`.
     ///
     /// # Errors
@@ -99,7 +104,7 @@ impl Store {
             .ok_or_else(|| {
                 Failure::Local("there is no home directory for logins; set XDG_CONFIG_HOME".into())
             })?;
-        Ok(Store { directory: base.join("scistream/logins") })
+        Ok(Store::at(base.join("scistream/logins")))
     }
 
     /// What is stored under a name, which is a server's `HOST:PORT` or a scope.
