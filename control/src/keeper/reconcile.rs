@@ -287,12 +287,8 @@ impl Keeper {
 
     /// Does something with a session, if it is still there, while nobody else changes it.
     async fn in_turn(&self, session: &Session, step: impl AsyncFnOnce(Session) -> Step<()>) -> Step<()> {
-        let (key, id) = (session.key(), session.id);
-        let Some(lock) = self.with(|inner| inner.locks.get(&id).cloned()) else { return Ok(()) };
-        let _turn = lock.lock_owned().await;
-        let _gate = self.gate.read().await;
-        match self.look(|book| book.get(&key, id).cloned()) {
-            Some(session) => step(session).await,
+        match self.turn_of(&session.key(), session.id).await {
+            Some((session, _turn)) => step(session).await,
             None => Ok(()),
         }
     }
