@@ -94,7 +94,8 @@ impl From<StoreError> for StepError {
 impl From<LinkError> for StepError {
     fn from(error: LinkError) -> Self {
         match error {
-            LinkError::Away(_) => StepError::Unavailable(error.to_string()),
+            // Why is in the log: the socket's place is the operator's business.
+            LinkError::Away(_) => StepError::Unavailable("the forwarder does not answer".to_owned()),
             LinkError::Api(ApiError { code, message }) => match code {
                 ErrorCode::BadRequest => StepError::Invalid(message),
                 ErrorCode::Full => StepError::Book(BookError::Exhausted(message)),
@@ -644,8 +645,9 @@ impl Keeper {
         detached(async move {
             let (session, _turn) = keeper.turn(&who, &uid).await?;
             let session = keeper.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
-            keeper.store.put(std::slice::from_ref(&session)).await?;
+            let kept = keeper.store.put(std::slice::from_ref(&session)).await;
             keeper.drain_flows(&session).await?;
+            kept?;
             Ok(session)
         })
         .await
@@ -688,8 +690,10 @@ impl Keeper {
         let gone = || BookError::NotFound(key.uid.clone());
         let releasing = self.with(|inner| inner.book.release(&key, session.id, why)).ok_or_else(gone)?;
         if matches!(had, State::Active | State::Draining | State::Releasing) {
-            self.store.remove(&[session.id]).await?;
+            let forgotten = self.store.remove(&[session.id]).await;
+            // Its traffic stops even when the state file cannot be written.
             self.delete_flows(&session.flow_names(&self.settings.owner)).await?;
+            forgotten?;
         }
         self.with(|inner| inner.book.end(&key, session.id, why));
         Ok(Session { state: State::Ended, ..releasing })
