@@ -329,7 +329,7 @@ impl Keeper {
         let expires = unix(SystemTime::now()) + self.settings.update.as_secs();
         self.with(|inner| {
             let session = inner.book.find(&who.subject, administrator, uid)?;
-            if session.role == Role::Producer && session.state == State::Reserving {
+            if word.producer && session.role == Role::Producer && session.state == State::Reserving {
                 parse_targets(&word.targets)?;
             }
             let (key, id) = (session.key(), session.id);
@@ -372,7 +372,7 @@ impl Keeper {
                 listeners: session.listeners.len() as u32,
                 connections: session.connections.filter(|_| again),
                 rate: session.rate,
-                lease: None,
+                lease: again.then(|| Duration::from_secs(session.lease)),
             };
             let grant = keeper.policy.get().decide(&who, &ask)?;
             let charged = keeper.charged(&session.path, &targets);
