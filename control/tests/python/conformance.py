@@ -242,7 +242,7 @@ class Waiting(Case):
         req.cancel()
         until(
             "the session is gone",
-            lambda: self.alice.refusal("release", wire.release(name))[0] == Code.NOT_FOUND,
+            lambda: self.alice.refusal("update", wire.update(name, [PRODUCER]))[0] == Code.NOT_FOUND,
         )
         self.serves()
 
