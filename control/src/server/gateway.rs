@@ -127,7 +127,17 @@ impl Gateway for Service {
             self.0.keeper.look(|book| book.iter().filter(|s| seen.includes(s)).cloned().collect());
         let (events, stream) = mpsc::channel(EVENTS);
         let prefix = self.0.keeper.settings().owner.clone();
-        tokio::spawn(tell(prefix, now, changes, seen, events));
+        let told = tell(prefix, now, changes, seen, events.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = told => {}
+                () = end_of_proof(caller.who.expires) => {
+                    let why = "your token or certificate has expired; watch again with a new one";
+                    // He may be behind, or have hung up.
+                    _ = events.try_send(Err(Status::unauthenticated(why)));
+                }
+            }
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -204,6 +214,14 @@ impl Service {
                 "only an administrator sees everybody's sessions; leave out `all`",
             )),
         }
+    }
+}
+
+/// Waits until what has proved an identity ends: for ever, if it has no end.
+async fn end_of_proof(expires: Option<SystemTime>) {
+    match expires.map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default()) {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
     }
 }
 
