@@ -73,6 +73,11 @@ impl Site {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// The audit log.
+    pub(crate) fn audit(&self) -> String {
+        fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap()
+    }
+
     /// SIGKILL, and a new one in its place.
     pub(crate) fn kill_and_start(&mut self) {
         self.server.kill();
