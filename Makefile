@@ -53,8 +53,9 @@ captures: ## replay captures of odd packets, from sources of packet tools where 
 sanitize: ## run the C shim under the address, leak and undefined behaviour sanitizers
 	scripts/sanitize.sh
 
-bench: deps build ## measure what the relay costs beside testpmd and l3fwd
+bench: deps build ## measure what the relay costs beside testpmd and l3fwd, and the control server
 	$(BIN)/s2bench core --against testpmd,l3fwd
+	$(BIN)/s2bench control
 
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
@@ -70,6 +71,7 @@ ci: deps lint test demo sanitize captures ## everything a change has to pass
 	$(BIN)/s2bench conformance --check docs/nat-conformance.md
 	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick
+	$(BIN)/s2bench control --quick
 
 clean: ## remove everything built
 	$(CARGO) clean
