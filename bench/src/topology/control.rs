@@ -75,6 +75,7 @@ protocols = ["tcp", "udp"]
 targets = ["10.82.0.2:*", "[fd82::2]:*"]
 sources = ["10.81.0.0/24", "fd81::/64"]
 rate = "10G"
+police = true
 "#,
 };
 const PRODUCER: Side = Side {
@@ -91,6 +92,7 @@ protocols = ["tcp", "udp"]
 targets = ["10.83.0.0/24:*", "[fd83::/64]:*"]
 sources = ["10.82.0.0/24", "fd82::/64"]
 rate = "10G"
+police = true
 "#,
 };
 

@@ -1,17 +1,21 @@
 //! Streams that users open: `s2uc` asks the s2cs of both gateways, real traffic passes, intruders get nothing, and whatever is
 //! killed meanwhile, nothing is lost.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use bench::stream::Carrier;
-use bench::topology::{Control, Family, Gateway, Place, Process, Relay, Stream, find_binary, ports};
+use bench::topology::{
+    Control, Family, Gateway, Netns, Place, Process, Relay, Stream, Workdir, find_binary, ports,
+};
 use bench::traffic::{self, Iperf};
 use forwarder::api::{FlowInfo, Proto, Reply, Request};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, eventually, relay};
+use crate::harness::{PATIENCE, eventually, private, relay};
 
 const IPERF: Iperf = Iperf { proto: Proto::Tcp, down: false, parallel: 2, seconds: 1, rate: 0 };
 /// What flows for a while, both ways, every byte compared.
@@ -85,7 +89,7 @@ fn nothing_passes(relay: &Relay) {
 }
 
 /// A short attempt gets nothing.
-fn nothing_from(netns: &bench::topology::Netns, carrier: Carrier, to: SocketAddr, from: &str) {
+fn nothing_from(netns: &Netns, carrier: Carrier, to: SocketAddr, from: &str) {
     let (carrier, to) = (carrier.to_string(), to.to_string());
     let args =
         ["sink", "--proto", &carrier, "--connect", &to, "--bind", from, "--bytes", "1K", "--timeout", "2s"];
@@ -119,6 +123,51 @@ fn a_stream_that_a_user_opens_carries_iperf3_until_it_is_closed() {
         control.s2uc(&["close", &stream.uri]).unwrap();
         assert!(flows(relay, Carrier::Tcp, &stream).iter().all(Option::is_none));
         nothing_from(&relay.consumer, Carrier::Tcp, stream.connect, &consumer(Family::V4));
+    });
+}
+
+#[test]
+fn a_stream_takes_a_thousand_connections_one_after_the_other() {
+    controlled(|relay, control| {
+        let _source = traffic::source(relay, Carrier::Tcp, Family::V4).unwrap();
+        let stream = open(control, Carrier::Tcp, Family::V4, ports::STREAM);
+        let args = ["--connections", "1000", "--parallel", "8", "--bytes", "2K", "--duplex", "--verify"];
+        traffic::sink_to(relay, Carrier::Tcp, stream.connect, &args).unwrap().finished(PATIENCE).unwrap();
+        assert_eq!(both(relay, Carrier::Tcp, &stream).map(|f| f.admitted), [1000, 1000]);
+    });
+}
+
+#[test]
+fn a_stream_is_held_to_the_rate_it_was_granted() {
+    controlled(|relay, control| {
+        let target = Place::PRODUCER.socket(Family::V4, ports::IPERF).to_string();
+        let from = consumer(Family::V4);
+        let stream = control.open(&target, &["--from", &from, "--rate", "20M"]).unwrap();
+        Iperf { down: true, ..IPERF }.run_to(relay, stream.connect).unwrap();
+        let flows = both(relay, Carrier::Tcp, &stream);
+        assert!(flows.iter().all(|f| f.spec.rate == Some(20)), "{flows:?}");
+        // The producer would send a hundred times as much.
+        assert!(flows[1].policed > 0, "{flows:?}");
+        // More than the site allows is refused.
+        assert!(control.open(&target, &["--from", &from, "--rate", "11G"]).is_err());
+    });
+}
+
+#[test]
+fn the_control_servers_bench_works() {
+    private(|| {
+        let file = Workdir::new().unwrap();
+        let json = file.path().join("result.json");
+        let status = Command::new(find_binary("s2bench").unwrap())
+            .args(["control", "--quick", "--json"])
+            .arg(&json)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+        let measures = report["measures"].as_array().unwrap();
+        assert!(measures.iter().all(|m| m["figure"].as_f64().is_some_and(|figure| figure > 0.0)), "{report}");
+        assert!(measures.iter().all(|m| m["met"].is_null()), "a quick run judges nothing: {report}");
     });
 }
 
