@@ -86,8 +86,9 @@ pub enum StepError {
 }
 
 impl From<StoreError> for StepError {
-    fn from(error: StoreError) -> Self {
-        StepError::Unavailable(error.to_string())
+    fn from(_: StoreError) -> Self {
+        // Why is in the log, for the operator.
+        StepError::Unavailable("the gateway cannot write its state down".to_owned())
     }
 }
 
