@@ -51,9 +51,8 @@ impl Keeper {
                     AGAIN
                 }
             };
-            match tokio::time::timeout(wait, state.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(wait, state.changed()).await {
+                return;
             }
         }
     }
