@@ -1,8 +1,8 @@
 //! Keeps sessions: what users ask for becomes flows in the forwarder and records in the state file, and stays so.
 //!
 //! Each session is changed by one step at a time (its own lock), and no step is under way while everything is put in step with the
-//! forwarder (the gate). A step that has begun goes to its end even when its caller hangs up. The book's lock is never held
-//! across a wait.
+//! forwarder (the gate). A step that has begun has to go to its end: who serves callers sees to that when one hangs up. Only
+//! `reserve` may be dropped at any time. The book's lock is never held across a wait.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,6 +30,8 @@ mod reconcile;
 const WATCH_BEHIND: usize = 4096;
 /// How often other listeners are tried when an operator's flow turns out to have one.
 const TRIES: usize = 4;
+/// How long a step waits for a forwarder that has just come.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the keeper is told once.
 #[derive(Debug, Clone)]
@@ -217,7 +219,7 @@ impl Keeper {
     }
 
     /// The connection to the forwarder, when there is one.
-    pub fn forwarder(&self) -> Option<Connected> {
+    pub fn forwarder(&self) -> Option<Arc<Connected>> {
         self.link.now()
     }
 
@@ -348,90 +350,83 @@ impl Keeper {
     /// # Errors
     /// There is no such session, its state, policy, or the forwarder.
     pub async fn update(
-        self: &Arc<Self>,
+        &self,
         who: Principal,
         uid: Uid,
         role: Role,
         targets: Vec<SocketAddr>,
     ) -> Step<Session> {
-        let keeper = Arc::clone(self);
-        detached(async move {
-            let (session, _turn) = keeper.turn(&who, &uid).await?;
-            if session.role != role {
-                let role = spell(session.role);
-                return Err(StepError::Invalid(format!(
-                    "session {uid} has role {role}; give that to update, too"
-                )));
+        self.wait_in_step().await?;
+        let (session, _turn) = self.turn(&who, &uid).await?;
+        if session.role != role {
+            let role = spell(session.role);
+            return Err(StepError::Invalid(format!(
+                "session {uid} has role {role}; give that to update, too"
+            )));
+        }
+        let again = session.state == State::Active;
+        let ask = Ask {
+            role,
+            proto: session.proto,
+            targets: targets.clone(),
+            // What was granted is asked for again; a session that was only reserved gets what its site has for such.
+            sources: again.then(|| session.sources.clone()),
+            listeners: session.listeners.len() as u32,
+            connections: session.connections.filter(|_| again),
+            rate: session.rate,
+            lease: again.then(|| Duration::from_secs(session.lease)),
+        };
+        let grant = self.policy.get().decide(&who, &ask)?;
+        let charged = self.charged(&session.path, &targets);
+        let (before, after) =
+            self.with(|inner| inner.book.begin(&session.key(), targets, &grant, charged))?;
+        let now = unix(SystemTime::now());
+        let lease_from = (!again).then_some(now);
+        let planned = Session { expires: lease_from.map_or(after.expires, |now| now + after.lease), ..after };
+        let flows = planned.flows(&self.settings.owner, now);
+        let owner = &self.settings.owner;
+        let (request, undo) = match again {
+            true => (apply(vec![], flows, vec![]), apply(vec![], before.flows(owner, now), vec![])),
+            false => (apply(flows, vec![], vec![]), apply(vec![], vec![], planned.flow_names(owner))),
+        };
+        match self.settle(&planned, request, undo, lease_from).await {
+            Ok(session) => Ok(session),
+            Err(error) => {
+                self.with(|inner| inner.book.go_back(before, &error.to_string()));
+                Err(error)
             }
-            let again = session.state == State::Active;
-            let ask = Ask {
-                role,
-                proto: session.proto,
-                targets: targets.clone(),
-                // What was granted is asked for again; a session that was only reserved gets what its site has for such.
-                sources: again.then(|| session.sources.clone()),
-                listeners: session.listeners.len() as u32,
-                connections: session.connections.filter(|_| again),
-                rate: session.rate,
-                lease: again.then(|| Duration::from_secs(session.lease)),
-            };
-            let grant = keeper.policy.get().decide(&who, &ask)?;
-            let charged = keeper.charged(&session.path, &targets);
-            let (before, after) =
-                keeper.with(|inner| inner.book.begin(&session.key(), targets, &grant, charged))?;
-            let now = unix(SystemTime::now());
-            let lease_from = (!again).then_some(now);
-            let planned =
-                Session { expires: lease_from.map_or(after.expires, |now| now + after.lease), ..after };
-            let flows = planned.flows(&keeper.settings.owner, now);
-            let owner = &keeper.settings.owner;
-            let (request, undo) = match again {
-                true => (apply(vec![], flows, vec![]), apply(vec![], before.flows(owner, now), vec![])),
-                false => (apply(flows, vec![], vec![]), apply(vec![], vec![], planned.flow_names(owner))),
-            };
-            match keeper.settle(&planned, request, undo, lease_from).await {
-                Ok(session) => Ok(session),
-                Err(error) => {
-                    keeper.with(|inner| inner.book.go_back(before, &error.to_string()));
-                    Err(error)
-                }
-            }
-        })
-        .await
+        }
     }
 
     /// `Open`: reserves and connects in one step.
     ///
     /// # Errors
     /// Policy, what has run out, or the forwarder.
-    pub async fn open(self: &Arc<Self>, who: Principal, open: Open) -> Step<Session> {
-        let keeper = Arc::clone(self);
-        detached(async move {
-            let mut tries = 1;
-            loop {
-                let begun = keeper.open_once(&who, &open)?;
-                let turn = keeper.turn_of(&begun.key(), begun.id).await;
-                let Some((session, _turn)) = turn.filter(|(s, _)| s.state == State::Updating) else {
-                    return Err(StepError::Aborted(format!("session {} was released", begun.uid)));
-                };
-                let now = unix(SystemTime::now());
-                let owner = &keeper.settings.owner;
-                let request = apply(session.flows(owner, now), vec![], vec![]);
-                let undo = apply(vec![], vec![], session.flow_names(owner));
-                let error = match keeper.settle(&session, request, undo, None).await {
-                    Ok(session) => return Ok(session),
-                    Err(error) => error,
-                };
-                keeper.with(|inner| inner.book.end(&session.key(), session.id, &error.to_string()));
-                // An operator may just have made a flow with a listener that was free when it was last looked at.
-                if !matches!(error, StepError::Aborted(_)) || tries == TRIES {
-                    return Err(error);
-                }
-                tries += 1;
-                keeper.flows().await?;
+    pub async fn open(&self, who: Principal, open: Open) -> Step<Session> {
+        self.wait_in_step().await?;
+        let mut tries = 1;
+        loop {
+            let begun = self.open_once(&who, &open)?;
+            let turn = self.turn_of(&begun.key(), begun.id).await;
+            let Some((session, _turn)) = turn.filter(|(s, _)| s.state == State::Updating) else {
+                return Err(StepError::Aborted(format!("session {} was released", begun.uid)));
+            };
+            let now = unix(SystemTime::now());
+            let owner = &self.settings.owner;
+            let request = apply(session.flows(owner, now), vec![], vec![]);
+            let undo = apply(vec![], vec![], session.flow_names(owner));
+            let error = match self.settle(&session, request, undo, None).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            self.with(|inner| inner.book.end(&session.key(), session.id, &error.to_string()));
+            // An operator may just have made a flow with a listener that was free when it was last looked at.
+            if !matches!(error, StepError::Aborted(_)) || tries == TRIES {
+                return Err(error);
             }
-        })
-        .await
+            tries += 1;
+            self.flows().await?;
+        }
     }
 
     fn open_once(&self, who: &Principal, open: &Open) -> Step<Session> {
@@ -520,16 +515,20 @@ impl Keeper {
         let Some(connected) = self.link.now() else {
             return Err(StepError::Unavailable("the forwarder does not answer".to_owned()));
         };
-        let v4 = sources.first().is_none_or(|s| matches!(s, IpNet::V4(_)));
-        let ports = paths.iter().filter_map(|path| connected.ports.iter().find(|p| &p.name == path));
-        for port in ports {
-            if let Some(address) = self.addresses(port).find(|a| a.is_ipv4() == v4) {
-                return Ok((port.name.clone(), address));
+        let ports: Vec<_> =
+            paths.iter().filter_map(|path| connected.ports.iter().find(|p| &p.name == path)).collect();
+        // The first source tells the family, as far as there are such addresses.
+        for source in sources {
+            for port in &ports {
+                let mut of_family = self.addresses(port).filter(|a| a.is_ipv4() == source.addr().is_ipv4());
+                if let Some(address) = of_family.next() {
+                    return Ok((port.name.clone(), address));
+                }
             }
         }
-        let (family, paths) = (if v4 { "IPv4" } else { "IPv6" }, paths.join(", "));
+        let paths = paths.join(", ");
         Err(StepError::Invalid(format!(
-            "the gateway has no {family} address on {paths}; ask for sources of the other family"
+            "the gateway has no address on {paths} of the sources' IP version; ask for sources of the other"
         )))
     }
 
@@ -548,6 +547,26 @@ impl Keeper {
             charged.extend(behind.filter(|name| !charged.contains(name)));
         }
         charged
+    }
+
+    /// Waits a moment for a forwarder that has just come to be put in step: until then it may not have the flows that it should.
+    async fn wait_in_step(&self) -> Step<()> {
+        let (mut link, mut in_step) = (self.link.state(), self.in_step.subscribe());
+        let wait = async {
+            while !self.in_step() {
+                let changed = tokio::select! {
+                    changed = link.changed() => changed,
+                    changed = in_step.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(StepError::Unavailable("the forwarder does not answer".to_owned())),
+        }
     }
 
     /// Waits for a turn with the session that a caller means.
@@ -598,40 +617,48 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, its state, policy, or the forwarder.
-    pub async fn renew(self: &Arc<Self>, who: Principal, uid: Uid, lease: Option<Duration>) -> Step<Session> {
-        let keeper = Arc::clone(self);
-        detached(async move {
-            let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let ask = Ask {
-                role: session.role,
-                proto: session.proto,
-                targets: session.targets.clone(),
-                sources: Some(session.sources.clone()),
-                listeners: session.listeners.len() as u32,
-                connections: session.connections,
-                rate: session.rate,
-                lease: Some(lease.unwrap_or(Duration::from_secs(session.lease))),
-            };
-            let grant = keeper.policy.get().decide(&who, &ask)?;
-            let now = unix(SystemTime::now());
-            let lease = grant.lease.as_secs().max(1);
-            let renewed = keeper.with(|inner| inner.book.renew(&session.key(), lease, now + lease))?;
-            if let Err(error) = keeper.tell_lease(&renewed, now).await {
-                keeper.with(|inner| inner.book.renew(&session.key(), session.lease, session.expires))?;
-                return Err(error);
-            }
-            Ok(renewed)
-        })
-        .await
+    pub async fn renew(&self, who: Principal, uid: Uid, lease: Option<Duration>) -> Step<Session> {
+        self.wait_in_step().await?;
+        let (session, _turn) = self.turn(&who, &uid).await?;
+        let ask = Ask {
+            role: session.role,
+            proto: session.proto,
+            targets: session.targets.clone(),
+            sources: Some(session.sources.clone()),
+            listeners: session.listeners.len() as u32,
+            connections: session.connections,
+            rate: session.rate,
+            lease: Some(lease.unwrap_or(Duration::from_secs(session.lease))),
+        };
+        let grant = self.policy.get().decide(&who, &ask)?;
+        let now = unix(SystemTime::now());
+        let lease = grant.lease.as_secs().max(1);
+        let renewed = self.with(|inner| inner.book.renew(&session.key(), lease, now + lease))?;
+        if let Err(error) = self.tell_lease(&renewed, now).await {
+            self.with(|inner| inner.book.renew(&session.key(), session.lease, session.expires))?;
+            return Err(error);
+        }
+        Ok(renewed)
     }
 
     async fn tell_lease(&self, session: &Session, now: u64) -> Step<()> {
         let lease = Some(session.flow_lease(now));
-        let renew =
-            session.flow_names(&self.settings.owner).into_iter().map(|name| LeaseRenewal { name, lease });
-        let request =
-            Request::FlowApply { add: vec![], replace: vec![], delete: vec![], renew: renew.collect() };
-        self.link.call(request).await?;
+        let names = session.flow_names(&self.settings.owner).into_iter();
+        if session.state == State::Draining {
+            // Some of its flows may have gone with their last connections.
+            for name in names {
+                if let Err(error) = self.link.call(Request::LeaseRenew { name, lease }).await
+                    && !is_not_found(&error)
+                {
+                    return Err(error.into());
+                }
+            }
+        } else {
+            let renew = names.map(|name| LeaseRenewal { name, lease }).collect();
+            self.link
+                .call(Request::FlowApply { add: vec![], replace: vec![], delete: vec![], renew })
+                .await?;
+        }
         Ok(self.store.put(std::slice::from_ref(session)).await?)
     }
 
@@ -639,26 +666,22 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, its state, or the forwarder.
-    pub async fn drain(self: &Arc<Self>, who: Principal, uid: Uid) -> Step<Session> {
-        let keeper = Arc::clone(self);
-        detached(async move {
-            let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let session = keeper.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
-            let kept = keeper.store.put(std::slice::from_ref(&session)).await;
-            keeper.drain_flows(&session).await?;
-            kept?;
-            Ok(session)
-        })
-        .await
+    pub async fn drain(&self, who: Principal, uid: Uid) -> Step<Session> {
+        self.wait_in_step().await?;
+        let (session, _turn) = self.turn(&who, &uid).await?;
+        let session = self.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
+        let kept = self.store.put(std::slice::from_ref(&session)).await;
+        self.drain_flows(&session).await?;
+        kept?;
+        Ok(session)
     }
 
     async fn drain_flows(&self, session: &Session) -> Step<()> {
         for name in session.flow_names(&self.settings.owner) {
             match self.link.call(Request::FlowDrain { name }).await {
-                Ok(_) => {}
                 // It had no connections, and has gone.
-                Err(LinkError::Api(ApiError { code: ErrorCode::NotFound, .. })) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if !is_not_found(&error) => return Err(error.into()),
+                _ => {}
             }
         }
         Ok(())
@@ -668,18 +691,14 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, or the forwarder does not answer: then its flows go as soon as it does.
-    pub async fn release(self: &Arc<Self>, who: Principal, uid: Uid) -> Step<Session> {
-        let keeper = Arc::clone(self);
-        detached(async move {
-            // A session that waits for hello has no step to wait for.
-            let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let why = match who.subject == session.owner {
-                true => "released by its user".to_owned(),
-                false => format!("released by {}", who.subject),
-            };
-            keeper.finish(&session, &why).await
-        })
-        .await
+    pub async fn release(&self, who: Principal, uid: Uid) -> Step<Session> {
+        // A session that waits for hello has no step to wait for.
+        let (session, _turn) = self.turn(&who, &uid).await?;
+        let why = match who.subject == session.owner {
+            true => "released by its user".to_owned(),
+            false => format!("released by {}", who.subject),
+        };
+        self.finish(&session, &why).await
     }
 
     /// The end of a session. The caller has its turn, or the whole gate.
@@ -700,15 +719,13 @@ impl Keeper {
 
     /// Removes flows; those that are not there are no error.
     async fn delete_flows(&self, names: &[String]) -> Step<()> {
-        let not_found =
-            |e: &LinkError| matches!(e, LinkError::Api(ApiError { code: ErrorCode::NotFound, .. }));
         match self.link.call(apply(vec![], vec![], names.to_vec())).await {
-            Err(error) if not_found(&error) => {}
+            Err(error) if is_not_found(&error) => {}
             outcome => return outcome.map(|_| ()).map_err(StepError::from),
         }
         for name in names {
             match self.link.call(Request::FlowDelete { name: name.clone() }).await {
-                Err(error) if !not_found(&error) => return Err(error.into()),
+                Err(error) if !is_not_found(&error) => return Err(error.into()),
                 _ => {}
             }
         }
@@ -735,12 +752,8 @@ impl Drop for Abandoned<'_> {
     }
 }
 
-/// Runs a step to its end, even when its caller hangs up.
-async fn detached<T: Send + 'static>(step: impl Future<Output = Step<T>> + Send + 'static) -> Step<T> {
-    match tokio::spawn(step).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(StepError::Unavailable(format!("the control server failed ({error})"))),
-    }
+fn is_not_found(error: &LinkError) -> bool {
+    matches!(error, LinkError::Api(ApiError { code: ErrorCode::NotFound, .. }))
 }
 
 fn apply(add: Vec<FlowSpec>, replace: Vec<FlowSpec>, delete: Vec<String>) -> Request {

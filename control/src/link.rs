@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ type Job = (Request, oneshot::Sender<Result<Reply, LinkError>>);
 #[derive(Debug)]
 pub struct Link {
     jobs: mpsc::Sender<Job>,
-    state: watch::Receiver<Option<Connected>>,
+    state: watch::Receiver<Option<Arc<Connected>>>,
 }
 
 impl Link {
@@ -65,12 +66,12 @@ impl Link {
     }
 
     /// The connection, as it changes.
-    pub fn state(&self) -> watch::Receiver<Option<Connected>> {
+    pub fn state(&self) -> watch::Receiver<Option<Arc<Connected>>> {
         self.state.clone()
     }
 
     /// The connection now.
-    pub fn now(&self) -> Option<Connected> {
+    pub fn now(&self) -> Option<Arc<Connected>> {
         self.state.borrow().clone()
     }
 
@@ -86,7 +87,7 @@ impl Link {
     }
 }
 
-fn serve(path: &PathBuf, queue: &mpsc::Receiver<Job>, tell: &watch::Sender<Option<Connected>>) {
+fn serve(path: &PathBuf, queue: &mpsc::Receiver<Job>, tell: &watch::Sender<Option<Arc<Connected>>>) {
     let mut number = 0;
     let mut said = None;
     loop {
@@ -127,7 +128,7 @@ fn converse(
     mut client: Client,
     number: u64,
     queue: &mpsc::Receiver<Job>,
-    tell: &watch::Sender<Option<Connected>>,
+    tell: &watch::Sender<Option<Arc<Connected>>>,
 ) -> Option<ClientError> {
     let instance = client.instance().map(str::to_owned);
     loop {
@@ -137,7 +138,7 @@ fn converse(
                 // Counters of ports change always; only who waits for a new connection is woken.
                 tell.send_if_modified(|state| {
                     let new = state.as_ref().is_none_or(|s| s.number != number);
-                    *state = Some(connected);
+                    *state = Some(Arc::new(connected));
                     new
                 });
             }

@@ -425,3 +425,6 @@ impl Book {
 fn wrong(session: &Session, hint: &'static str) -> BookError {
     BookError::State { uid: session.uid.clone(), state: session.state, hint }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use forwarder::api::{ApiError, ErrorCode, FlowInfo, FlowSpec, FlowState, Reply, Request};
+use forwarder::api::{FlowInfo, FlowSpec, FlowState, Reply, Request};
+use tokio::task::JoinSet;
 
-use super::{Keeper, Step, StepError, apply};
+use super::{Keeper, Step, StepError, apply, is_not_found};
 use crate::link::{Connected, LinkError};
-use crate::session::{Session, State, unix};
+use crate::session::{Key, Session, State, unix};
 
 /// How often sessions are looked at for those whose time is over.
 const TICK: Duration = Duration::from_millis(500);
@@ -17,6 +18,8 @@ const TICK: Duration = Duration::from_millis(500);
 const INSPECT: Duration = Duration::from_secs(10);
 /// Most flows that one call changes. Where their line is longer than the control socket takes, parts of them go.
 const CHUNK: usize = 200;
+/// Most sessions that are ended at once.
+const ENDS: usize = 64;
 /// Between attempts to get in step.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -41,7 +44,7 @@ impl Keeper {
                 Some(connected) if connected.number != *self.in_step.borrow() => {
                     self.reconcile(&connected).await
                 }
-                Some(connected) => self.inspect(connected.number).await,
+                Some(connected) => self.inspect(&connected).await,
                 None => Ok(()),
             };
             let wait = match outcome {
@@ -183,8 +186,7 @@ impl Keeper {
                 (Ok(_), _) => {}
                 (Err(LinkError::Api(error)), [(flow, _)]) => {
                     tracing::error!(flow = flow.name, %error, "the forwarder does not take a flow");
-                    let id = flow.name.split(':').nth_back(1);
-                    failed.extend(id.and_then(|hex| u64::from_str_radix(hex, 16).ok()));
+                    failed.extend(self.session_of(&flow.name));
                 }
                 // One of them spoils all: halves show which.
                 (Err(LinkError::Api(_)), _) => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
@@ -213,32 +215,51 @@ impl Keeper {
         }
     }
 
-    /// Looks for sessions whose flows an operator has removed, and for those whose end failed on its way.
-    async fn inspect(self: &Arc<Self>, number: u64) -> Step<()> {
+    /// Looks for sessions whose flows an operator has removed, for those whose end failed on its way, and for flows that a step left
+    /// behind.
+    async fn inspect(&self, connected: &Connected) -> Step<()> {
         let watched = |s: &&Session| matches!(s.state, State::Active | State::Releasing);
-        let sessions: Vec<Session> = self.look(|book| book.iter().filter(watched).cloned().collect());
-        let there: HashSet<String> = self.flows().await?.into_iter().map(|f| f.spec.name).collect();
-        for session in sessions {
-            let missing =
-                session.flow_names(&self.settings.owner).into_iter().find(|name| !there.contains(name));
-            if session.state == State::Active && missing.is_none() {
-                continue;
-            }
-            self.in_turn(&session, async |session| {
-                let why = match (session.state, missing) {
-                    (State::Releasing, _) => "released",
-                    // It may have been in the middle of a change when the flows were listed.
-                    (State::Active, Some(name)) if !self.has_flow(name.clone()).await? => {
-                        self.still(number)?;
-                        "an operator removed its flow"
-                    }
-                    _ => return Ok(()),
-                };
-                self.finish(&session, why).await.map(|_| ())
-            })
-            .await?;
+        let before: Vec<(Key, u64, usize)> = self
+            .look(|book| book.iter().filter(watched).map(|s| (s.key(), s.id, s.listeners.len())).collect());
+        let mut there: HashMap<u64, usize> = HashMap::new();
+        for id in self.flows().await?.iter().filter_map(|f| self.session_of(&f.spec.name)) {
+            *there.entry(id).or_default() += 1;
         }
-        Ok(())
+        for (key, id, flows) in before {
+            // Those whose end failed have their flows or not.
+            let missing = there.remove(&id).unwrap_or(0) < flows;
+            let Some((session, _turn)) = self.turn_of(&key, id).await else { continue };
+            let why = match session.state {
+                State::Releasing => "released",
+                // It may have been in the middle of a change when the flows were listed.
+                State::Active if missing && !self.has_all_flows(&session).await? => {
+                    self.still(connected.number)?;
+                    "an operator removed its flow"
+                }
+                _ => continue,
+            };
+            self.finish(&session, why).await?;
+        }
+        let known = self.look(|book| book.iter().map(|s| s.id).collect::<HashSet<_>>());
+        match there.keys().all(|id| known.contains(id)) {
+            true => Ok(()),
+            false => self.reconcile(connected).await,
+        }
+    }
+
+    /// The session that a flow's name tells of; none for flows of others.
+    fn session_of(&self, name: &str) -> Option<u64> {
+        let (id, _) = name.strip_prefix(&self.settings.owner)?.strip_prefix(':')?.split_once(':')?;
+        u64::from_str_radix(id, 16).ok()
+    }
+
+    async fn has_all_flows(&self, session: &Session) -> Step<bool> {
+        for name in session.flow_names(&self.settings.owner) {
+            if !self.has_flow(name).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Ends what has no time left, and drained sessions with their last connection.
@@ -255,18 +276,25 @@ impl Keeper {
                 // forwarder's flows are looked at.
                 _ => false,
             };
-            let due: Vec<Session> = self.look(|book| book.iter().filter(due).cloned().collect());
-            for session in due {
-                let outcome =
-                    self.in_turn(&session, async |session| self.end_if_due(session, now).await).await;
-                if let Err(error) = outcome {
-                    tracing::debug!(uid = session.uid.as_str(), %error, "a session that is over cannot be ended yet");
+            let due: Vec<(Key, u64)> =
+                self.look(|book| book.iter().filter(due).map(|s| (s.key(), s.id)).collect());
+            // Many at once, so that the state file takes many in one commit.
+            for some in due.chunks(ENDS) {
+                let ends = some.iter().cloned().map(|(key, id)| {
+                    let keeper = Arc::clone(&self);
+                    async move { keeper.end_if_due(&key, id, now).await }
+                });
+                for outcome in ends.collect::<JoinSet<_>>().join_all().await {
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "a session that is over cannot be ended yet");
+                    }
                 }
             }
         }
     }
 
-    async fn end_if_due(&self, session: Session, now: u64) -> Step<()> {
+    async fn end_if_due(&self, key: &Key, id: u64, now: u64) -> Step<()> {
+        let Some((session, _turn)) = self.turn_of(key, id).await else { return Ok(()) };
         let why = match session.state {
             State::Listening if session.expires <= now => "update did not come",
             State::Active | State::Draining if session.expires <= now => "its lease has ended",
@@ -286,16 +314,8 @@ impl Keeper {
     async fn has_flow(&self, name: String) -> Step<bool> {
         match self.link.call(Request::FlowShow { name }).await {
             Ok(_) => Ok(true),
-            Err(LinkError::Api(ApiError { code: ErrorCode::NotFound, .. })) => Ok(false),
+            Err(error) if is_not_found(&error) => Ok(false),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Does something with a session, if it is still there, while nobody else changes it.
-    async fn in_turn(&self, session: &Session, step: impl AsyncFnOnce(Session) -> Step<()>) -> Step<()> {
-        match self.turn_of(&session.key(), session.id).await {
-            Some((session, _turn)) => step(session).await,
-            None => Ok(()),
         }
     }
 }

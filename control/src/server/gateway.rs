@@ -17,7 +17,7 @@ use super::{Asked, Caller, Desk};
 use crate::book::Change;
 use crate::file::parse_prefix;
 use crate::keeper::{Open, Step, StepError, parse_targets};
-use crate::policy::{Ask, Role};
+use crate::policy::{Ask, Refusal, Role};
 use crate::proto::gateway as wire;
 use crate::proto::gateway::gateway_server::Gateway;
 use crate::session::{Key, Session, State};
@@ -150,7 +150,8 @@ impl Gateway for Service {
         let settings = keeper.settings();
         let mut paths: Vec<wire::Path> = Vec::new();
         let mut listeners_free = 0;
-        for port in keeper.forwarder().into_iter().flat_map(|connected| connected.ports) {
+        let connected = keeper.forwarder();
+        for port in connected.iter().flat_map(|connected| &connected.ports) {
             let mut roles = Vec::new();
             for role in [Role::Producer, Role::Consumer] {
                 if settings.paths(role).contains(&port.name) {
@@ -160,14 +161,14 @@ impl Gateway for Service {
             let (capacity, reserved) = keeper.look(|book| book.rates(&port.name));
             if !roles.is_empty() {
                 let free = |address| keeper.look(|book| book.listeners_free(Proto::Tcp, address));
-                listeners_free += keeper.addresses(&port).map(free).sum::<usize>();
+                listeners_free += keeper.addresses(port).map(free).sum::<usize>();
             }
             paths.push(wire::Path {
                 addresses: port.addresses.iter().map(|net| net.addr().to_string()).collect(),
-                name: port.name,
+                name: port.name.clone(),
                 roles,
                 mtu: port.mtu.into(),
-                link: port.link,
+                link: port.link.clone(),
                 capacity_mbps: capacity.unwrap_or(0),
                 reserved_mbps: reserved,
             });
@@ -210,9 +211,10 @@ impl Service {
         match all {
             false => Ok(Seen::Of(caller.who.subject.clone())),
             true if self.0.keeper.policy().get().administrator(&caller.who) => Ok(Seen::All),
-            true => Err(Status::permission_denied(
-                "only an administrator sees everybody's sessions; leave out `all`",
-            )),
+            true => {
+                let why = "only an administrator sees everybody's sessions; leave out `all`";
+                Err(self.0.refuse(caller, None, &Value::Null, Refusal(why.to_owned()).into()))
+            }
         }
     }
 }

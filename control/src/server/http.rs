@@ -16,6 +16,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::Desk;
 use crate::keeper::Keeper;
 use crate::session::State;
 
@@ -33,11 +34,11 @@ pub(super) type Decisions = Family<Outcome, Counter>;
 
 /// Everything that is read off at the moment it is asked for.
 #[derive(Debug)]
-struct Book(Arc<Keeper>);
+struct Now(Arc<Desk>);
 
-impl Collector for Book {
+impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let keeper = &self.0;
+        let keeper = &self.0.keeper;
         let mut states: BTreeMap<State, u64> = State::ALL.into_iter().map(|state| (state, 0)).collect();
         states.remove(&State::Ended);
         keeper.look(|book| book.iter().for_each(|s| *states.entry(s.state).or_default() += 1));
@@ -59,11 +60,16 @@ impl Collector for Book {
         let connected = keeper.forwarder();
         gauge("s2cs_forwarder_up", "1 when the forwarder answers", &[(None, connected.is_some().into())])?;
         gauge(
+            "s2cs_audit_lines_lost",
+            "Lines that the audit log did not take",
+            &[(None, self.0.audit.lost())],
+        )?;
+        gauge(
             "s2cs_in_step",
             "1 when the forwarder has just the flows of the sessions",
             &[(None, keeper.in_step().into())],
         )?;
-        let ports = connected.map(|c| c.ports).unwrap_or_default();
+        let ports = connected.as_ref().map(|c| c.ports.as_slice()).unwrap_or_default();
         let rates: Vec<_> =
             ports.iter().map(|p| (p.name.as_str(), keeper.look(|book| book.rates(&p.name)))).collect();
         let reserved: Vec<_> = rates.iter().map(|(port, (_, mbps))| (Some(("port", *port)), *mbps)).collect();
@@ -83,15 +89,11 @@ struct Page {
 ///
 /// # Errors
 /// The address cannot be had.
-pub(super) async fn serve(
-    address: SocketAddr,
-    keeper: Arc<Keeper>,
-    decisions: Decisions,
-) -> std::io::Result<SocketAddr> {
+pub(super) async fn serve(address: SocketAddr, desk: Arc<Desk>) -> std::io::Result<SocketAddr> {
     let mut registry = Registry::default();
-    registry.register("s2cs_decisions", "Calls by what became of them", decisions);
-    registry.register_collector(Box::new(Book(Arc::clone(&keeper))));
-    let page = Arc::new(Page { keeper, registry });
+    registry.register("s2cs_decisions", "Calls by what became of them", desk.decisions.clone());
+    registry.register_collector(Box::new(Now(Arc::clone(&desk))));
+    let page = Arc::new(Page { keeper: Arc::clone(&desk.keeper), registry });
     let router =
         Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(page);
     let listener = tokio::net::TcpListener::bind(address).await?;

@@ -64,13 +64,13 @@ pub async fn run(
     let (store, kept) = Store::open(&config.state.file)?;
     let link = Link::start(&config.forwarder.socket)?;
     let keeper = Keeper::start(settings(&config), Arc::clone(&policy), link, store, kept);
-    let decisions = Decisions::default();
+    let desk =
+        Arc::new(Desk { keeper: Arc::clone(&keeper), authenticator, audit, decisions: Decisions::default() });
     if let Some(address) = config.metrics.listen {
-        let bound = http::serve(address, Arc::clone(&keeper), decisions.clone()).await;
+        let bound = http::serve(address, Arc::clone(&desk)).await;
         let bound = bound.map_err(|e| anyhow::anyhow!("metrics.listen {address} cannot be had: {e}"))?;
         tracing::info!(address = %bound, "serving /metrics and /healthz");
     }
-    let desk = Arc::new(Desk { keeper: Arc::clone(&keeper), authenticator, audit, decisions });
     let insecure = desk.authenticator.is_insecure();
     tokio::spawn(refresh(Arc::clone(&policy), Arc::clone(&tls), insecure));
 
@@ -222,7 +222,8 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.over {
             let gone = StepError::Aborted("its caller has gone".to_owned());
-            _ = self.desk.decide(self.asked, Err(gone), |session: &Session| session);
+            let Asked { caller, uid, what } = self.asked;
+            _ = self.desk.refuse(caller, Some(uid), what, gone);
         }
     }
 }
@@ -281,36 +282,42 @@ impl Desk {
         outcome: Step<T>,
         session: impl Fn(&T) -> &Session,
     ) -> Result<T, Status> {
-        let write = |decision, why: &str, session| {
-            self.audit.write(&Entry {
-                call: asked.caller.call,
-                who: Some(&asked.caller.who),
-                peer: asked.caller.peer,
-                uid: Some(&asked.uid),
-                asked: &asked.what,
-                decision,
-                why,
-                session,
-            });
+        let Asked { caller, uid, what } = asked;
+        let done = outcome.map_err(|error| self.refuse(caller, Some(uid), what, error))?;
+        self.count(caller.call, "granted");
+        self.audit.write(&Entry {
+            call: caller.call,
+            who: Some(&caller.who),
+            peer: caller.peer,
+            uid: Some(uid),
+            asked: what,
+            decision: Decision::Granted,
+            why: "",
+            session: Some(session(&done)),
+        });
+        Ok(done)
+    }
+
+    /// Writes down that something was not done, counts it, and makes an answer of it.
+    fn refuse(&self, caller: &Caller, uid: Option<&str>, what: &Value, error: StepError) -> Status {
+        let why = error.to_string();
+        let decision = match error {
+            StepError::Refused(_) | StepError::Book(BookError::NotFound(_)) => Decision::Refused,
+            _ => Decision::Failed,
         };
-        match outcome {
-            Ok(done) => {
-                self.count(asked.caller.call, "granted");
-                write(Decision::Granted, "", Some(session(&done)));
-                Ok(done)
-            }
-            Err(error) => {
-                let why = error.to_string();
-                let decision = match error {
-                    StepError::Refused(_) | StepError::Book(BookError::NotFound(_)) => Decision::Refused,
-                    _ => Decision::Failed,
-                };
-                let status = Status::from(error);
-                self.count(asked.caller.call, &format!("{:?}", status.code()));
-                write(decision, &why, None);
-                Err(status)
-            }
-        }
+        let status = Status::from(error);
+        self.count(caller.call, &format!("{:?}", status.code()));
+        self.audit.write(&Entry {
+            call: caller.call,
+            who: Some(&caller.who),
+            peer: caller.peer,
+            uid,
+            asked: what,
+            decision,
+            why: &why,
+            session: None,
+        });
+        status
     }
 
     fn count(&self, call: &'static str, outcome: &str) {
