@@ -26,8 +26,10 @@ use tonic::transport::server::Connected;
 use crate::certificate::Certificate;
 use crate::file::{FileError, Watched};
 
-/// For the TLS handshake, and again for the first byte after it.
+/// For the TLS handshake, and again for the preface after it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that a client of HTTP/2 begins with (RFC 9113 section 3.4). Only once they are there it is asked whether it still lives.
+const PREFACE: usize = 24;
 /// The part of all connections that one address may have.
 const SHARE: usize = 4;
 
@@ -87,7 +89,9 @@ pub struct Peer {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    /// Until when the first byte has to come; none once it has.
+    /// Bytes of the preface that have not come.
+    unsaid: usize,
+    /// Until when they have to; none once they have.
     silence: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
@@ -115,7 +119,8 @@ impl AsyncRead for Connection {
                 _ => Poll::Pending,
             },
             ready => {
-                if buf.filled().len() > before {
+                self.unsaid = self.unsaid.saturating_sub(buf.filled().len() - before);
+                if self.unsaid == 0 {
                     self.silence = None;
                 }
                 ready
@@ -235,5 +240,6 @@ async fn greet(
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = shown.map(|certificate| Arc::from(certificate.as_ref()));
     let peer = Peer { address, certificate };
-    Ok(Connection { stream, peer, silence: Some(Box::pin(sleep(PATIENCE))), _place: place })
+    let silence = Some(Box::pin(sleep(PATIENCE)));
+    Ok(Connection { stream, peer, unsaid: PREFACE, silence, _place: place })
 }
