@@ -9,7 +9,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::common::site::{Settings, Site};
-use super::{User, ask, channel, code, flow_of, page, port, seconds, until};
+use super::{User, agree, ask, channel, code, flow_of, page, port, seconds, until};
 
 #[tokio::test]
 async fn renewing_moves_the_end_of_a_session_and_of_its_flow() {
@@ -109,16 +109,6 @@ async fn without_its_forwarder_nothing_is_opened_and_releases_are_carried_out_la
     assert_eq!(site.forwarder.flows().len(), 1);
     assert_eq!(alice.info().await.listeners_free, free - 1);
     alice.open(ask("none")).await.unwrap();
-}
-
-/// What every session has is there, and nothing else.
-async fn agree(site: &Site, alice: &mut User, free: u32) {
-    let sessions = alice.list().await;
-    assert!(sessions.iter().all(|session| session.state() == State::Active), "{sessions:?}");
-    let mut flows: Vec<_> = sessions.into_iter().flat_map(|s| s.listeners).map(|l| l.flow).collect();
-    flows.sort_unstable();
-    assert_eq!(flows, site.forwarder.flows().into_keys().collect::<Vec<_>>());
-    assert_eq!(alice.info().await.listeners_free as usize, free as usize - flows.len());
 }
 
 #[tokio::test]
