@@ -1,7 +1,7 @@
 //! Leases, draining, and forwarders that are away.
 
 use control::proto::gateway::*;
-use forwarder::api::Request;
+use forwarder::api::{ApiError, ErrorCode, Request};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -109,6 +109,30 @@ async fn without_its_forwarder_nothing_is_opened_and_releases_are_carried_out_la
     assert_eq!(site.forwarder.flows().len(), 1);
     assert_eq!(alice.info().await.listeners_free, free - 1);
     alice.open(ask("none")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_forwarder_fails_to_end_is_ended_once_it_can() {
+    let site = Site::new(&Settings::default());
+    let mut alice = User::new(&site, "alice").await;
+    let free = alice.info().await.listeners_free;
+    alice.open(ask("closed")).await.unwrap();
+    alice.open(ask("drained")).await.unwrap();
+    alice.open(OpenRequest { lease: Some(seconds(1)), ..ask("short") }).await.unwrap();
+    alice.open(ask("stays")).await.unwrap();
+    site.forwarder.fail(Some(ApiError { code: ErrorCode::Internal, message: "out of sorts".into() }));
+    let failed = alice.close("closed").await.unwrap_err();
+    assert_eq!((failed.code(), failed.message()), (Code::Unavailable, "out of sorts; try again later"));
+    assert_eq!(code(alice.drain("drained").await), Code::Unavailable);
+    until("the lease ends", async || {
+        (alice.get("short").await.unwrap().state() == State::Releasing).then_some(())
+    })
+    .await;
+    site.forwarder.fail(None);
+    for uid in ["closed", "drained", "short"] {
+        alice.over(uid).await;
+    }
+    agree(&site, &mut alice, free).await;
 }
 
 #[tokio::test]
