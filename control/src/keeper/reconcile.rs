@@ -63,9 +63,7 @@ impl Keeper {
     /// All flows of the forwarder. What others listen on is remembered.
     pub(super) async fn flows(&self) -> Step<Vec<FlowInfo>> {
         let Reply::Flows { flows } = self.link.call(Request::FlowList).await? else {
-            return Err(StepError::Unavailable(
-                "the forwarder answered something else than was asked".to_owned(),
-            ));
+            return Err(strange());
         };
         let others = flows.iter().filter(|f| !self.owns(&f.spec.name));
         let foreign = others.map(|f| (f.spec.proto, f.spec.listen)).collect();
@@ -262,13 +260,15 @@ impl Keeper {
         Ok(true)
     }
 
-    /// Ends what has no time left, and drained sessions with their last connection.
+    /// Ends what has no time left, and drained sessions with their last connection. What the forwarder or the state file failed
+    /// to do is done now.
     pub(super) async fn age(self: Arc<Self>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let now = unix(SystemTime::now());
+            let in_step = self.in_step();
             let due = |s: &&Session| match s.state {
                 State::Listening | State::Active => s.expires <= now,
                 State::Draining => true,
@@ -299,25 +299,36 @@ impl Keeper {
             State::Listening if session.expires <= now => "update did not come",
             State::Active | State::Draining if session.expires <= now => "its lease has ended",
             State::Draining => {
+                let mut left = Vec::new();
                 for name in session.flow_names(&self.settings.owner) {
-                    if self.has_flow(name).await? {
-                        return Ok(());
-                    }
+                    left.extend(self.flow_state(name).await?);
+                }
+                if left.contains(&FlowState::Active) {
+                    self.drain_flows(&session).await?;
+                }
+                if !left.is_empty() {
+                    return Ok(());
                 }
                 "its last connection has ended"
             }
+            State::Releasing => "released",
             _ => return Ok(()),
         };
         self.finish(&session, why).await.map(|_| ())
     }
 
-    async fn has_flow(&self, name: String) -> Step<bool> {
+    /// None when the forwarder has no such flow.
+    async fn flow_state(&self, name: String) -> Step<Option<FlowState>> {
         match self.link.call(Request::FlowShow { name }).await {
             Ok(_) => Ok(true),
             Err(error) if is_not_found(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn strange() -> StepError {
+    StepError::Unavailable("the forwarder answered something else than was asked".to_owned())
 }
 
 /// Whether the forwarder has a flow as it should be. Its lease is renewed when the session's is.

@@ -48,8 +48,13 @@ async fn clients_that_say_nothing_keep_nobody_waiting_and_are_hung_up_on() {
         silent.push(stream);
     }
     let mut greeted = Vec::new();
-    for _ in 0..20 {
-        greeted.push(tls(&site).await);
+    for n in 0..20 {
+        let mut stream = tls(&site).await;
+        if n % 2 == 0 {
+            // The beginning of HTTP/2's preface.
+            stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        }
+        greeted.push(stream);
     }
     let mut alice = User::new(&site, "alice").await;
     alice.open(ask("a")).await.unwrap();

@@ -1,14 +1,15 @@
 //! Leases, draining, and forwarders that are away.
 
 use control::proto::gateway::*;
-use forwarder::api::Request;
+use forwarder::api::{ApiError, ErrorCode, Request};
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::common::site::{Settings, Site};
-use super::{User, ask, channel, code, flow_of, page, port, seconds, until};
+use super::{User, agree, ask, channel, code, flow_of, page, port, seconds, until};
 
 #[tokio::test]
 async fn renewing_moves_the_end_of_a_session_and_of_its_flow() {
@@ -108,6 +109,113 @@ async fn without_its_forwarder_nothing_is_opened_and_releases_are_carried_out_la
     assert_eq!(site.forwarder.flows().len(), 1);
     assert_eq!(alice.info().await.listeners_free, free - 1);
     alice.open(ask("none")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_forwarder_fails_to_end_is_ended_once_it_can() {
+    let site = Site::new(&Settings::default());
+    let mut alice = User::new(&site, "alice").await;
+    let free = alice.info().await.listeners_free;
+    alice.open(ask("closed")).await.unwrap();
+    alice.open(ask("drained")).await.unwrap();
+    alice.open(OpenRequest { lease: Some(seconds(1)), ..ask("short") }).await.unwrap();
+    alice.open(ask("stays")).await.unwrap();
+    site.forwarder.fail(Some(ApiError { code: ErrorCode::Internal, message: "out of sorts".into() }));
+    let failed = alice.close("closed").await.unwrap_err();
+    assert_eq!((failed.code(), failed.message()), (Code::Unavailable, "out of sorts; try again later"));
+    assert_eq!(code(alice.drain("drained").await), Code::Unavailable);
+    until("the lease ends", async || {
+        (alice.get("short").await.unwrap().state() == State::Releasing).then_some(())
+    })
+    .await;
+    site.forwarder.fail(None);
+    for uid in ["closed", "drained", "short"] {
+        alice.over(uid).await;
+    }
+    agree(&site, &mut alice, free).await;
+}
+
+#[tokio::test]
+async fn calls_that_meet_on_one_session_leave_nothing() {
+    let site = Site::new(&Settings::default());
+    let mut alice = User::new(&site, "alice").await;
+    let free = alice.info().await.listeners_free;
+    let mut opens = JoinSet::new();
+    for _ in 0..20 {
+        let mut alice = alice.clone();
+        opens.spawn(async move { alice.open(ask("one")).await });
+    }
+    let (made, refused): (Vec<_>, Vec<_>) = opens.join_all().await.into_iter().partition(Result::is_ok);
+    assert_eq!(made.len(), 1);
+    assert!(refused.into_iter().all(|outcome| code(outcome) == Code::AlreadyExists));
+
+    let mut calls = JoinSet::new();
+    for n in 0..300 {
+        let mut alice = alice.clone();
+        calls.spawn(async move {
+            match n % 6 {
+                0 | 1 => alice.open(OpenRequest { listeners: 3, ..ask("one") }).await.map(|_| ()),
+                2 => alice.close("one").await,
+                3 => alice.renew("one", Some(60)).await.map(|_| ()),
+                4 => alice.drain("one").await.map(|_| ()),
+                _ => alice.update("one").await.map(|_| ()),
+            }
+        });
+    }
+    for outcome in calls.join_all().await {
+        let code = outcome.err().map_or(Code::Ok, |status| status.code());
+        let met = [Code::Ok, Code::NotFound, Code::AlreadyExists, Code::FailedPrecondition];
+        assert!(met.contains(&code), "{code:?}");
+    }
+    // It may be there, and may be draining.
+    _ = alice.close("one").await;
+    alice.over("one").await;
+    agree(&site, &mut alice, free).await;
+}
+
+#[tokio::test]
+async fn a_forwarder_that_comes_and_goes_while_sessions_do_has_just_theirs() {
+    let mut site = Site::new(&Settings::default());
+    let mut alice = User::new(&site, "alice").await;
+    let free = alice.info().await.listeners_free;
+    let mut kept = Vec::new();
+    for round in 0..6 {
+        let mut calls = JoinSet::new();
+        for n in 0..20 {
+            let mut alice = alice.clone();
+            calls.spawn(async move {
+                let uid = format!("{round}-{n}");
+                let opened = alice.open(OpenRequest { listeners: 2, ..ask(&uid) }).await;
+                if n % 3 == 0 {
+                    // It is carried out now or later.
+                    _ = alice.close(&uid).await;
+                    return None;
+                }
+                opened.ok().map(|session| session.uid)
+            });
+        }
+        // In the midst of them.
+        kept.extend(calls.join_next().await.unwrap().unwrap());
+        match round % 2 {
+            0 => site.forwarder.restart(),
+            _ => {
+                site.forwarder.stop();
+                site.forwarder.start();
+            }
+        }
+        kept.extend(calls.join_all().await.into_iter().flatten());
+    }
+    alice.forwarding(true).await;
+    kept.sort_unstable();
+    let there = until("releases are carried out", async || {
+        let sessions = alice.list().await;
+        sessions.iter().all(|s| s.state() == State::Active).then_some(sessions)
+    })
+    .await;
+    let mut there: Vec<_> = there.into_iter().map(|session| session.uid).collect();
+    there.sort_unstable();
+    assert_eq!(there, kept);
+    agree(&site, &mut alice, free).await;
 }
 
 #[tokio::test]

@@ -227,6 +227,16 @@ fn flow_of(site: &Site, session: &Session, listener: usize) -> FlowInfo {
     site.forwarder.flows().remove(&session.listeners[listener].flow).unwrap()
 }
 
+/// What every session has is there, and nothing else.
+async fn agree(site: &Site, alice: &mut User, free: u32) {
+    let sessions = alice.list().await;
+    assert!(sessions.iter().all(|session| session.state() == State::Active), "{sessions:?}");
+    let mut flows: Vec<_> = sessions.into_iter().flat_map(|s| s.listeners).map(|l| l.flow).collect();
+    flows.sort_unstable();
+    assert_eq!(flows, site.forwarder.flows().into_keys().collect::<Vec<_>>());
+    assert_eq!(alice.info().await.listeners_free as usize, free as usize - flows.len());
+}
+
 fn port(session: &Session) -> u16 {
     session.listeners[0].address.parse::<std::net::SocketAddr>().unwrap().port()
 }

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use control::proto::gateway::*;
 use forwarder::api::{FlowSpec, Request};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::common::site::{POLICY, Settings, Site};
-use super::{User, ask, code, flow_of, operators, port, seconds, specs, until};
+use super::{User, agree, ask, code, flow_of, operators, port, seconds, specs, until};
 
 /// In alphabetical order of uid.
 async fn some_sessions(alice: &mut User) -> Vec<Session> {
@@ -169,4 +170,46 @@ async fn sessions_of_a_rule_that_is_gone_go_on_but_are_not_renewed() {
     assert_eq!(code(alice.open(ask("d")).await), Code::PermissionDenied);
     assert_eq!(alice.list().await, sessions);
     alice.close("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_answered_holds_after_a_crash_in_the_midst_of_calls() {
+    let mut site = Site::new(&Settings::default());
+    let mut alice = User::new(&site, "alice").await;
+    let free = alice.info().await.listeners_free;
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    for round in 0..5 {
+        let mut calls = JoinSet::new();
+        for n in 0..30 {
+            let mut alice = alice.clone();
+            calls.spawn(async move {
+                let uid = format!("{round}-{n}");
+                let opened = alice.open(OpenRequest { listeners: 2, ..ask(&uid) }).await.is_ok();
+                let close = opened && n % 2 == 0;
+                let closed = close && alice.close(&uid).await.is_ok();
+                // Where no answer came to close, it may be either.
+                (opened && !close, closed, uid)
+            });
+        }
+        let mut answers = Vec::new();
+        for _ in 0..=2 * round {
+            answers.push(calls.join_next().await.unwrap().unwrap());
+        }
+        site.kill();
+        answers.extend(calls.join_all().await);
+        for (is_open, is_closed, uid) in answers {
+            match (is_open, is_closed) {
+                (true, _) => opened.push(uid),
+                (_, true) => closed.push(uid),
+                _ => {}
+            }
+        }
+        site.start();
+        alice = User::new(&site, "alice").await;
+        let there: Vec<_> = alice.list().await.into_iter().map(|session| session.uid).collect();
+        assert!(opened.iter().all(|uid| there.contains(uid)), "{opened:?} were opened, {there:?} are there");
+        assert!(!closed.iter().any(|uid| there.contains(uid)), "{closed:?} were closed, {there:?} are there");
+        agree(&site, &mut alice, free).await;
+    }
+    assert!(!opened.is_empty());
 }
