@@ -53,7 +53,7 @@ captures: ## replay captures of odd packets, from sources of packet tools where 
 sanitize: ## run the C shim under the address, leak and undefined behaviour sanitizers
 	scripts/sanitize.sh
 
-bench: deps build ## measure what the relay costs beside testpmd and l3fwd, and the control server
+bench: deps build ## measure what the relay costs beside testpmd and l3fwd, and how quick the control server is
 	$(BIN)/s2bench core --against testpmd,l3fwd
 	$(BIN)/s2bench control
 

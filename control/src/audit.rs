@@ -39,7 +39,7 @@ pub enum Decision {
 /// One decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// Name of the call, such as `req` or `Open`.
+    /// Name of the call, such as `req` or `open`.
     pub call: &'a str,
     /// The caller; none when no identity was proved.
     pub who: Option<&'a Principal>,

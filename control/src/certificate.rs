@@ -1,7 +1,7 @@
 //! The server's certificate and its key.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::file::{FileError, Watched};
+use crate::file::FileError;
 
 /// A certificate chain with its key, for TLS, and what `--check` tells about it.
 #[derive(Debug)]
@@ -55,14 +55,6 @@ impl Certificate {
         }
         Ok(Self { certified: Arc::new(certified), names, expires })
     }
-
-    /// Reads PEM files that may change later.
-    ///
-    /// # Errors
-    /// As [`Certificate::load`].
-    pub fn watch(certificate: PathBuf, key: PathBuf) -> Result<Watched<Self>, FileError> {
-        Watched::open(vec![certificate.clone(), key.clone()], move || Self::load(&certificate, &key))
-    }
 }
 
 fn unreadable(path: &Path, error: pem::Error, wanted: &str) -> FileError {
@@ -94,6 +86,7 @@ fn address(octets: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::Watched;
 
     #[test]
     fn a_renewed_pair_is_taken_when_both_files_fit() {
@@ -103,7 +96,9 @@ mod tests {
         let [old, new] = [made("old.example"), made("new.example")];
         std::fs::write(&certificate, old.cert.pem()).unwrap();
         std::fs::write(&key, old.signing_key.serialize_pem()).unwrap();
-        let watched = Certificate::watch(certificate.clone(), key.clone()).unwrap();
+        let (of, with) = (certificate.clone(), key.clone());
+        let watched =
+            Watched::open(vec![of.clone(), with.clone()], move || Certificate::load(&of, &with)).unwrap();
         // A new file each, as tools that renew certificates leave.
         let replace = |path: &Path, text: String| {
             std::fs::write(dir.path().join("new"), text).unwrap();

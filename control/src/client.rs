@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forwarder::api::{Answer, ApiError, Call, ErrorCode, Hello, Outcome, Reply, Request, SERVICE, VERSION};
+use forwarder::api::{
+    Answer, ApiError, Call, ErrorCode, Hello, MAX_LINE, Outcome, Reply, Request, SERVICE, VERSION,
+};
 
 /// Longest silence of the forwarder while an answer is due.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +80,8 @@ impl Client {
         }
         let ours = Hello::of("control");
         let mut client = Client { path, stream: BufReader::new(stream), server: ours.clone(), calls: 0 };
-        let line = client.exchange(&ours)?;
+        let hello = client.line(&ours)?;
+        let line = client.exchange(hello)?;
         client.server = match serde_json::from_slice::<Hello>(&line) {
             Ok(hello) if hello.service == SERVICE => hello,
             // A refusal comes in place of the hello.
@@ -114,7 +117,13 @@ impl Client {
     pub fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
         self.calls += 1;
         let id = self.calls;
-        let line = self.exchange(&Call { id, request })?;
+        let line = self.line(&Call { id, request })?;
+        if line.len() > MAX_LINE {
+            // It would hang up.
+            let message = format!("the call is longer than {MAX_LINE} bytes; ask for less at once");
+            return Err(ApiError { code: ErrorCode::BadRequest, message }.into());
+        }
+        let line = self.exchange(line)?;
         match serde_json::from_slice::<Answer>(&line) {
             // An error without id is about the line as a whole: it was ours.
             Ok(Answer { id: None, outcome: Outcome::Error(error) }) => Err(error.into()),
@@ -126,10 +135,15 @@ impl Client {
         }
     }
 
+    /// A line to send, without its newline.
+    fn line<T: serde::Serialize>(&self, value: &T) -> Result<Vec<u8>, ClientError> {
+        let broken = |e: serde_json::Error| ClientError::Broken { path: self.path.clone(), source: e.into() };
+        serde_json::to_vec(value).map_err(broken)
+    }
+
     /// Sends one line and reads one.
-    fn exchange<T: serde::Serialize>(&mut self, value: &T) -> Result<Vec<u8>, ClientError> {
+    fn exchange(&mut self, mut line: Vec<u8>) -> Result<Vec<u8>, ClientError> {
         let mut exchange = || {
-            let mut line = serde_json::to_vec(value)?;
             line.push(b'\n');
             let sent = self.stream.get_mut().write_all(&line);
             // A server that refuses hangs up with our line unread, but its reason is there to be read.

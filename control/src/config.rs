@@ -205,7 +205,7 @@ pub struct Options {
     /// Port that clients connect to
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Address that sessions listen on, one of the forwarder's; 0.0.0.0 and :: mean all of its family
+    /// Address that sessions listen on, one of the forwarder's; 0.0.0.0 and :: mean all
     #[arg(long, alias = "listener_ip", value_name = "IP")]
     pub listener_ip: Option<IpAddr>,
     /// Ports that sessions listen on

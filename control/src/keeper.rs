@@ -14,7 +14,7 @@ use forwarder::api::{
     ApiError, ErrorCode, FlowInfo, FlowSpec, LeaseRenewal, PortInfo, Proto, Reply, Request,
 };
 use ipnet::IpNet;
-use tokio::sync::{RwLock, broadcast, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard, broadcast, oneshot, watch};
 
 use crate::book::{Book, BookError, Change, Limits, New};
 use crate::file::Watched;
@@ -86,15 +86,17 @@ pub enum StepError {
 }
 
 impl From<StoreError> for StepError {
-    fn from(error: StoreError) -> Self {
-        StepError::Unavailable(error.to_string())
+    fn from(_: StoreError) -> Self {
+        // Why is in the log, for the operator.
+        StepError::Unavailable("the gateway cannot write its state down".to_owned())
     }
 }
 
 impl From<LinkError> for StepError {
     fn from(error: LinkError) -> Self {
         match error {
-            LinkError::Away(_) => StepError::Unavailable(error.to_string()),
+            // Why is in the log: the socket's place is the operator's business.
+            LinkError::Away(_) => StepError::Unavailable("the forwarder does not answer".to_owned()),
             LinkError::Api(ApiError { code, message }) => match code {
                 ErrorCode::BadRequest => StepError::Invalid(message),
                 ErrorCode::Full => StepError::Book(BookError::Exhausted(message)),
@@ -328,7 +330,7 @@ impl Keeper {
         let expires = unix(SystemTime::now()) + self.settings.update.as_secs();
         self.with(|inner| {
             let session = inner.book.find(&who.subject, administrator, uid)?;
-            if session.role == Role::Producer && session.state == State::Reserving {
+            if word.producer && session.role == Role::Producer && session.state == State::Reserving {
                 parse_targets(&word.targets)?;
             }
             let (key, id) = (session.key(), session.id);
@@ -355,7 +357,6 @@ impl Keeper {
         let keeper = Arc::clone(self);
         detached(async move {
             let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let _gate = keeper.gate.read().await;
             if session.role != role {
                 let role = spell(session.role);
                 return Err(StepError::Invalid(format!(
@@ -372,7 +373,7 @@ impl Keeper {
                 listeners: session.listeners.len() as u32,
                 connections: session.connections.filter(|_| again),
                 rate: session.rate,
-                lease: None,
+                lease: again.then(|| Duration::from_secs(session.lease)),
             };
             let grant = keeper.policy.get().decide(&who, &ask)?;
             let charged = keeper.charged(&session.path, &targets);
@@ -408,12 +409,11 @@ impl Keeper {
         detached(async move {
             let mut tries = 1;
             loop {
-                let session = keeper.open_once(&who, &open)?;
-                let (session, _turn) = keeper.turn(&who, &session.uid).await?;
-                let _gate = keeper.gate.read().await;
-                if session.state != State::Updating {
-                    return Err(StepError::Aborted(format!("session {} was released", session.uid)));
-                }
+                let begun = keeper.open_once(&who, &open)?;
+                let turn = keeper.turn_of(&begun.key(), begun.id).await;
+                let Some((session, _turn)) = turn.filter(|(s, _)| s.state == State::Updating) else {
+                    return Err(StepError::Aborted(format!("session {} was released", begun.uid)));
+                };
                 let now = unix(SystemTime::now());
                 let owner = &keeper.settings.owner;
                 let request = apply(session.flows(owner, now), vec![], vec![]);
@@ -550,21 +550,27 @@ impl Keeper {
         charged
     }
 
-    /// Waits until nobody else changes the session that a caller means.
-    async fn turn(&self, who: &Principal, uid: &Uid) -> Step<(Session, tokio::sync::OwnedMutexGuard<()>)> {
+    /// Waits for a turn with the session that a caller means.
+    async fn turn(&self, who: &Principal, uid: &Uid) -> Step<(Session, Turn<'_>)> {
         let administrator = self.policy.get().administrator(who);
         loop {
-            let (session, lock) = self.with(|inner| {
-                let session = inner.book.find(&who.subject, administrator, uid)?.clone();
-                let lock = inner.locks.get(&session.id).cloned().unwrap_or_default();
-                Ok::<_, BookError>((session, lock))
+            let (key, id) = self.look(|book| {
+                let session = book.find(&who.subject, administrator, uid)?;
+                Ok::<_, BookError>((session.key(), session.id))
             })?;
-            let turn = lock.lock_owned().await;
-            // It may have changed, or ended and begun anew, meanwhile.
-            if let Some(session) = self.look(|book| book.get(&session.key(), session.id).cloned()) {
-                return Ok((session, turn));
+            // It may have ended, and begun anew, meanwhile.
+            if let Some(turn) = self.turn_of(&key, id).await {
+                return Ok(turn);
             }
         }
+    }
+
+    /// Waits until nobody else changes a session: it as it is then; none when it has ended.
+    async fn turn_of(&self, key: &Key, id: u64) -> Option<(Session, Turn<'_>)> {
+        let lock = self.with(|inner| inner.locks.get(&id).cloned())?;
+        let turn = Turn { _lock: lock.lock_owned().await, _gate: self.gate.read().await };
+        let session = self.look(|book| book.get(key, id).cloned())?;
+        Some((session, turn))
     }
 
     /// One session, as the caller may see it.
@@ -596,7 +602,6 @@ impl Keeper {
         let keeper = Arc::clone(self);
         detached(async move {
             let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let _gate = keeper.gate.read().await;
             let ask = Ask {
                 role: session.role,
                 proto: session.proto,
@@ -638,10 +643,10 @@ impl Keeper {
         let keeper = Arc::clone(self);
         detached(async move {
             let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let _gate = keeper.gate.read().await;
             let session = keeper.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
-            keeper.store.put(std::slice::from_ref(&session)).await?;
+            let kept = keeper.store.put(std::slice::from_ref(&session)).await;
             keeper.drain_flows(&session).await?;
+            kept?;
             Ok(session)
         })
         .await
@@ -668,7 +673,6 @@ impl Keeper {
         detached(async move {
             // A session that waits for hello has no step to wait for.
             let (session, _turn) = keeper.turn(&who, &uid).await?;
-            let _gate = keeper.gate.read().await;
             let why = match who.subject == session.owner {
                 true => "released by its user".to_owned(),
                 false => format!("released by {}", who.subject),
@@ -678,15 +682,17 @@ impl Keeper {
         .await
     }
 
-    /// The end of a session. The caller has its turn and the gate.
+    /// The end of a session. The caller has its turn, or the whole gate.
     async fn finish(&self, session: &Session, why: &str) -> Step<Session> {
         let key = session.key();
         let had = session.state;
         let gone = || BookError::NotFound(key.uid.clone());
         let releasing = self.with(|inner| inner.book.release(&key, session.id, why)).ok_or_else(gone)?;
         if matches!(had, State::Active | State::Draining | State::Releasing) {
-            self.store.remove(&[session.id]).await?;
+            let forgotten = self.store.remove(&[session.id]).await;
+            // Its traffic stops even when the state file cannot be written.
             self.delete_flows(&session.flow_names(&self.settings.owner)).await?;
+            forgotten?;
         }
         self.with(|inner| inner.book.end(&key, session.id, why));
         Ok(Session { state: State::Ended, ..releasing })
@@ -708,6 +714,12 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// A step's turn: nobody else changes the session, and nothing is put in step with the forwarder meanwhile.
+struct Turn<'a> {
+    _lock: OwnedMutexGuard<()>,
+    _gate: RwLockReadGuard<'a, ()>,
 }
 
 /// Gives up what a caller of `req` reserved who does not wait any more.

@@ -560,7 +560,8 @@ impl fmt::Display for Explanation {
                 None => "none reserved".to_owned(),
                 Some(mbits) => format!("{} reserved", rate::show(mbits)),
             };
-            let limit = grant.limit.map(|mbits| format!(", held to {}", rate::show(mbits))).unwrap_or_default();
+            let limit =
+                grant.limit.map(|mbits| format!(", held to {}", rate::show(mbits))).unwrap_or_default();
             writeln!(f, "granted by {}", grant.rule)?;
             writeln!(f, "  sources      {}", sources.join(", "))?;
             writeln!(f, "  connections  {connections}")?;

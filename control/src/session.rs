@@ -153,7 +153,7 @@ pub struct Session {
     pub labels: BTreeMap<String, String>,
 }
 
-/// How much longer than the session its flows live in the forwarder, in seconds. Ended are they by the control server; their
+/// How much longer than the session its flows live in the forwarder, in seconds. The control server ends them; their
 /// lease only sees that nothing stays open when no control server comes back.
 pub const LEASE_MARGIN: u64 = 60;
 
@@ -178,7 +178,8 @@ impl Session {
         (0..self.listeners.len()).map(|i| self.flow_name(prefix, i)).collect()
     }
 
-    /// Its flows, one a listener. The limit is shared out among them, at least 1 Mbit/s each.
+    /// Its flows, one a listener. The limit is shared out among them: together they do not exceed it, but that 1 Mbit/s is the least
+    /// that the forwarder can hold each to.
     pub fn flows(&self, prefix: &str, now: u64) -> Vec<FlowSpec> {
         let share = self.limit.map(|mbps| (mbps / self.listeners.len().max(1) as u64).max(1));
         // Nobody of the other family can reach a listener.

@@ -101,7 +101,10 @@ impl Store {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write(&database, &queue))
+            .spawn({
+                let path = path.to_owned();
+                move || write(&path, database, &queue)
+            })
             .map_err(|e| file(&e))?;
         Ok((Store { jobs }, kept))
     }
@@ -183,11 +186,18 @@ fn prepare(database: &Database, path: &Path) -> Result<Kept, Failure> {
     Ok(kept)
 }
 
-/// Commits until nobody can ask any more.
-fn write(database: &Database, queue: &mpsc::Receiver<Job>) {
+/// Commits until nobody can ask any more. A database that has failed once takes nothing until it is opened anew.
+fn write(path: &Path, database: Database, queue: &mpsc::Receiver<Job>) {
+    let mut database = Some(database);
     while let Ok(first) = queue.recv() {
         let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter().take(BATCH)).collect();
-        let outcome = commit(database, &jobs).map_err(|e| e.to_string());
+        let opened = database.take().map_or_else(|| Database::open(path).map_err(redb::Error::from), Ok);
+        let outcome = opened.and_then(|opened| {
+            commit(&opened, &jobs)?;
+            database = Some(opened);
+            Ok(())
+        });
+        let outcome = outcome.map_err(|e: redb::Error| e.to_string());
         if let Err(error) = &outcome {
             tracing::error!(%error, "the state file cannot be written");
         }

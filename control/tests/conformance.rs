@@ -66,7 +66,12 @@ fn a_session_goes_call_by_call_as_clients_expect() {
 
 #[test]
 fn req_waits_for_hello_and_nothing_waits_behind_req() {
-    holds("Waiting", &Settings::default());
+    let Some(python) = python() else { return };
+    let site = Site::new(&Settings::default());
+    check(&python, &site, "Waiting");
+    // Two of its callers hang up.
+    let audit = std::fs::read_to_string(site.file("audit.jsonl")).unwrap();
+    assert_eq!(audit.lines().filter(|line| line.contains("its caller has gone")).count(), 2, "{audit}");
 }
 
 #[test]

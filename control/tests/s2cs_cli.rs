@@ -120,7 +120,9 @@ fn the_policy_explains_what_it_grants_and_refuses() {
     let check = ["policy", "check", "--policy", policy, "--as", "alice@site", "--role", "producer"];
     let asked = ["--target", "10.20.3.4:5001", "--rate", "10G", "--for", "2h", "--conns", "8"];
     let granted = good(&[&check[..], &asked[..]].concat());
-    for words in ["granted by beamline", "198.51.100.0/28", "10G reserved, held to 10G", "2h", "not looked at"] {
+    for words in
+        ["granted by beamline", "198.51.100.0/28", "10G reserved, held to 10G", "2h", "not looked at"]
+    {
         assert!(granted.contains(words), "{words} in {granted}");
     }
 

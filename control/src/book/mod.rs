@@ -219,7 +219,7 @@ impl Book {
         self.sessions.values()
     }
 
-    /// Sessions whose listeners relay.
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
@@ -266,6 +266,14 @@ impl Book {
             State::Reserving => return Err(wrong(&before, "update comes after hello")),
             _ => return Err(wrong(&before, "open another one")),
         }
+        // Another rule may be the one for these targets.
+        let (held, _) = self.owners.get(&key.owner).copied().unwrap_or_default();
+        if held > grant.sessions as usize {
+            let most = grant.sessions;
+            return Err(BookError::Exhausted(format!(
+                "you have {held} sessions, and may have {most} with one to these targets; release others"
+            )));
+        }
         self.charge_back(&before.charged, before.rate);
         if let Err(error) = self.has_rate(&charged, before.rate) {
             self.charge(&before.charged, before.rate);
@@ -279,6 +287,7 @@ impl Book {
         session.connections = grant.connections;
         session.rule.clone_from(&grant.rule);
         session.limit = grant.limit;
+        session.lease = grant.lease.as_secs().max(1);
         let after = session.clone();
         self.go(key, State::Updating, "targets came");
         Ok((before, after))

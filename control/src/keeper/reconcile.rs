@@ -15,7 +15,7 @@ use crate::session::{Session, State, unix};
 const TICK: Duration = Duration::from_millis(500);
 /// How often the forwarder's flows are looked at.
 const INSPECT: Duration = Duration::from_secs(10);
-/// Most flows that one call changes: their line is well below what the control socket takes.
+/// Most flows that one call changes. Where their line is longer than the control socket takes, parts of them go.
 const CHUNK: usize = 200;
 /// Between attempts to get in step.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ impl Keeper {
                 Some(connected) if connected.number != *self.in_step.borrow() => {
                     self.reconcile(&connected).await
                 }
-                Some(_) => self.inspect().await,
+                Some(connected) => self.inspect(connected.number).await,
                 None => Ok(()),
             };
             let wait = match outcome {
@@ -51,9 +51,8 @@ impl Keeper {
                     AGAIN
                 }
             };
-            match tokio::time::timeout(wait, state.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(wait, state.changed()).await {
+                return;
             }
         }
     }
@@ -83,6 +82,7 @@ impl Keeper {
         // Only in the run that had all our flows does a missing one tell of an operator's will.
         let same_run = connected.instance.is_some() && known == connected.instance;
         let there = self.flows().await?;
+        self.still(connected.number)?;
         let sessions: Vec<Session> = self.look(|book| book.iter().cloned().collect());
         let plan = self.plan(&sessions, &there, same_run, unix(SystemTime::now()));
         let (add, replace, delete) = (plan.add.len(), plan.replace.len(), plan.delete.len());
@@ -96,7 +96,7 @@ impl Keeper {
         let lost = sessions
             .iter()
             .filter(|s| failed.contains(&s.id))
-            .map(|s| (s.clone(), "another flow has a listener of it"));
+            .map(|s| (s.clone(), "the forwarder does not take its flows any more"));
         for (session, why) in plan.over.into_iter().chain(lost) {
             self.finish(&session, why).await?;
         }
@@ -177,28 +177,18 @@ impl Keeper {
             let of = |kind| flows.iter().filter(|(_, k)| *k == kind).map(|(f, _)| f.clone()).collect();
             apply(of(false), of(true), Vec::new())
         };
-        for chunk in flows.chunks(CHUNK) {
-            match self.link.call(request(chunk)).await {
-                Ok(_) => continue,
-                Err(LinkError::Api(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-            // One of them spoils all: one by one it shows which.
-            for flow in chunk {
-                match self.link.call(request(std::slice::from_ref(flow))).await {
-                    Ok(_) => {}
-                    Err(LinkError::Api(error)) => {
-                        tracing::error!(flow = flow.0.name, %error, "the forwarder does not take a flow");
-                        let id = flow
-                            .0
-                            .name
-                            .split(':')
-                            .nth_back(1)
-                            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
-                        failed.extend(id);
-                    }
-                    Err(error) => return Err(error.into()),
+        let mut parts: Vec<&[(FlowSpec, bool)]> = flows.chunks(CHUNK).collect();
+        while let Some(part) = parts.pop() {
+            match (self.link.call(request(part)).await, part) {
+                (Ok(_), _) => {}
+                (Err(LinkError::Api(error)), [(flow, _)]) => {
+                    tracing::error!(flow = flow.name, %error, "the forwarder does not take a flow");
+                    let id = flow.name.split(':').nth_back(1);
+                    failed.extend(id.and_then(|hex| u64::from_str_radix(hex, 16).ok()));
                 }
+                // One of them spoils all: halves show which.
+                (Err(LinkError::Api(_)), _) => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+                (Err(error), _) => return Err(error.into()),
             }
         }
         Ok(failed)
@@ -214,22 +204,37 @@ impl Keeper {
         });
     }
 
-    /// Looks for sessions whose flows an operator has removed.
-    async fn inspect(self: &Arc<Self>) -> Step<()> {
-        let active: Vec<Session> =
-            self.look(|book| book.iter().filter(|s| s.state == State::Active).cloned().collect());
+    /// Whether the forwarder still is the one of that connection. The next one may be another run, which has none of our flows
+    /// yet; that tells of nobody's will.
+    fn still(&self, number: u64) -> Step<()> {
+        match self.link.now().is_some_and(|c| c.number == number) {
+            true => Ok(()),
+            false => Err(StepError::Unavailable("the forwarder has been connected to anew".to_owned())),
+        }
+    }
+
+    /// Looks for sessions whose flows an operator has removed, and for those whose end failed on its way.
+    async fn inspect(self: &Arc<Self>, number: u64) -> Step<()> {
+        let watched = |s: &&Session| matches!(s.state, State::Active | State::Releasing);
+        let sessions: Vec<Session> = self.look(|book| book.iter().filter(watched).cloned().collect());
         let there: HashSet<String> = self.flows().await?.into_iter().map(|f| f.spec.name).collect();
-        for session in active {
-            let missing = |name: &String| !there.contains(name);
-            let Some(name) = session.flow_names(&self.settings.owner).into_iter().find(missing) else {
+        for session in sessions {
+            let missing =
+                session.flow_names(&self.settings.owner).into_iter().find(|name| !there.contains(name));
+            if session.state == State::Active && missing.is_none() {
                 continue;
-            };
+            }
             self.in_turn(&session, async |session| {
-                // It may have been in the middle of a change when the flows were listed.
-                if self.has_flow(name).await? {
-                    return Ok(());
-                }
-                self.finish(&session, "an operator removed its flow").await.map(|_| ())
+                let why = match (session.state, missing) {
+                    (State::Releasing, _) => "released",
+                    // It may have been in the middle of a change when the flows were listed.
+                    (State::Active, Some(name)) if !self.has_flow(name.clone()).await? => {
+                        self.still(number)?;
+                        "an operator removed its flow"
+                    }
+                    _ => return Ok(()),
+                };
+                self.finish(&session, why).await.map(|_| ())
             })
             .await?;
         }
@@ -246,7 +251,8 @@ impl Keeper {
             let due = |s: &&Session| match s.state {
                 State::Listening | State::Active => s.expires <= now,
                 State::Draining => true,
-                // `req` itself waits for hello; steps end by themselves; what is releasing waits for the forwarder.
+                // `req` itself waits for hello; steps end by themselves; the end of what is releasing is tried again when the
+                // forwarder's flows are looked at.
                 _ => false,
             };
             let due: Vec<Session> = self.look(|book| book.iter().filter(due).cloned().collect());
@@ -287,12 +293,8 @@ impl Keeper {
 
     /// Does something with a session, if it is still there, while nobody else changes it.
     async fn in_turn(&self, session: &Session, step: impl AsyncFnOnce(Session) -> Step<()>) -> Step<()> {
-        let (key, id) = (session.key(), session.id);
-        let Some(lock) = self.with(|inner| inner.locks.get(&id).cloned()) else { return Ok(()) };
-        let _turn = lock.lock_owned().await;
-        let _gate = self.gate.read().await;
-        match self.look(|book| book.get(&key, id).cloned()) {
-            Some(session) => step(session).await,
+        match self.turn_of(&session.key(), session.id).await {
+            Some((session, _turn)) => step(session).await,
             None => Ok(()),
         }
     }

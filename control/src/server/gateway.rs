@@ -52,9 +52,9 @@ impl Gateway for Service {
             "lease": request.lease.as_ref().map(|lease| lease.seconds),
             "path": request.path,
         });
-        let outcome = async { self.0.keeper.open(caller.who.clone(), read_open(request)?).await }.await;
-        let session =
-            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let (keeper, who) = (Arc::clone(&self.0.keeper), caller.who.clone());
+        let step = async move { keeper.open(who, read_open(request)?).await };
+        let session = self.0.perform(Asked { caller, uid, what }, step).await?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
@@ -85,23 +85,17 @@ impl Gateway for Service {
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::Session>, Status> {
         let (caller, wire::RenewRequest { uid, lease }) = self.0.caller("renew", request).await?;
         let what = json!({"lease": lease.as_ref().map(|lease| lease.seconds)});
-        let outcome = async {
-            let lease = lease.map(read_lease).transpose()?;
-            self.0.keeper.renew(caller.who.clone(), uid_of(&uid)?, lease).await
-        }
-        .await;
-        let session =
-            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let step = async move { keeper.renew(who, wanted?, lease.map(read_lease).transpose()?).await };
+        let session = self.0.perform(Asked { caller, uid, what }, step).await?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::Session>, Status> {
         let (caller, wire::DrainRequest { uid }) = self.0.caller("drain", request).await?;
-        let outcome = async { self.0.keeper.drain(caller.who.clone(), uid_of(&uid)?).await }.await;
-        let session =
-            self.0.decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| {
-                session
-            })?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let step = async move { keeper.drain(who, wanted?).await };
+        let session = self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
@@ -110,9 +104,9 @@ impl Gateway for Service {
         request: Request<wire::CloseRequest>,
     ) -> Result<Response<wire::CloseResponse>, Status> {
         let (caller, wire::CloseRequest { uid }) = self.0.caller("close", request).await?;
-        let outcome = async { self.0.keeper.release(caller.who.clone(), uid_of(&uid)?).await }.await;
-        self.0
-            .decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let step = async move { keeper.release(who, wanted?).await };
+        self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(wire::CloseResponse {}))
     }
 
@@ -133,7 +127,17 @@ impl Gateway for Service {
             self.0.keeper.look(|book| book.iter().filter(|s| seen.includes(s)).cloned().collect());
         let (events, stream) = mpsc::channel(EVENTS);
         let prefix = self.0.keeper.settings().owner.clone();
-        tokio::spawn(tell(prefix, now, changes, seen, events));
+        let told = tell(prefix, now, changes, seen, events.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = told => {}
+                () = end_of_proof(caller.who.expires) => {
+                    let why = "your token or certificate has expired; watch again with a new one";
+                    // He may be behind, or have hung up.
+                    _ = events.try_send(Err(Status::unauthenticated(why)));
+                }
+            }
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -210,6 +214,14 @@ impl Service {
                 "only an administrator sees everybody's sessions; leave out `all`",
             )),
         }
+    }
+}
+
+/// Waits until what has proved an identity ends: for ever, if it has no end.
+async fn end_of_proof(expires: Option<SystemTime>) {
+    match expires.map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default()) {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
     }
 }
 

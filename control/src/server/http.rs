@@ -48,7 +48,8 @@ impl Collector for Book {
                 let value = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
                 match label {
                     Some(label) => value.encode(family.encode_family(&[*label])?)?,
-                    None => value.encode(family.encode_family::<[(&str, &str); 0]>(&[])?)?,
+                    // Within a family it would be written with empty braces.
+                    None => return value.encode(family),
                 }
             }
             Ok::<(), std::fmt::Error>(())

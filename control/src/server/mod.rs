@@ -205,10 +205,26 @@ pub(crate) struct Caller {
 
 /// What the audit log says of a call beside its outcome.
 #[derive(Debug)]
-struct Asked<'a> {
-    caller: &'a Caller,
-    uid: &'a str,
+struct Asked {
+    caller: Caller,
+    uid: String,
     what: Value,
+}
+
+/// A call that waits. When its caller hangs up meanwhile, that is written down.
+struct Waiting<'a> {
+    desk: &'a Desk,
+    asked: &'a Asked,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let gone = StepError::Aborted("its caller has gone".to_owned());
+            _ = self.desk.decide(self.asked, Err(gone), |session: &Session| session);
+        }
+    }
 }
 
 impl Desk {
@@ -244,10 +260,24 @@ impl Desk {
         }
     }
 
+    /// Makes a step and decides on its outcome, even when the caller hangs up meanwhile: what was done is written down.
+    async fn perform(
+        self: &Arc<Self>,
+        asked: Asked,
+        step: impl Future<Output = Step<Session>> + Send + 'static,
+    ) -> Result<Session, Status> {
+        let desk = Arc::clone(self);
+        let decided = async move { desk.decide(&asked, step.await, |session| session) };
+        match tokio::spawn(decided).await {
+            Ok(decided) => decided,
+            Err(error) => Err(Status::internal(format!("the control server failed ({error})"))),
+        }
+    }
+
     /// Writes a decision down, counts it, and makes an answer of it.
     fn decide<T>(
         &self,
-        asked: &Asked<'_>,
+        asked: &Asked,
         outcome: Step<T>,
         session: impl Fn(&T) -> &Session,
     ) -> Result<T, Status> {
@@ -256,7 +286,7 @@ impl Desk {
                 call: asked.caller.call,
                 who: Some(&asked.caller.who),
                 peer: asked.caller.peer,
-                uid: Some(asked.uid),
+                uid: Some(&asked.uid),
                 asked: &asked.what,
                 decision,
                 why,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tonic::{Request, Response, Status};
 
-use super::{Asked, Desk};
+use super::{Asked, Desk, Waiting};
 use crate::keeper::{Step, StepError, Word, parse_targets, spell};
 use crate::policy::Role;
 use crate::proto::scistream::control_server::Control;
@@ -25,8 +25,10 @@ impl Control for Service {
     async fn req(&self, request: Request<Req>) -> Result<Response<Res>, Status> {
         let (caller, Req { uid, role, num_conn, rate }) = self.0.caller("req", request).await?;
         let what = json!({"role": role, "num_conn": num_conn, "rate": rate});
+        let asked = Asked { caller, uid, what };
+        let mut waiting = Waiting { desk: &self.0, asked: &asked, over: false };
         let outcome = async {
-            let uid = uid_of(&uid)?;
+            let uid = uid_of(&asked.uid)?;
             let role = role_of(&role)?;
             let listeners = u32::try_from(num_conn).ok().filter(|n| *n > 0).ok_or_else(|| {
                 StepError::Invalid(format!("num_conn is {num_conn}; ask for at least one connection"))
@@ -35,10 +37,10 @@ impl Control for Service {
                 StepError::Invalid(format!("rate is {rate}; give Mbit/s, or 0 to reserve none"))
             })?;
             let rate = Some(rate).filter(|rate| *rate > 0);
-            self.0.keeper.reserve(&caller.who, uid, role, listeners, rate).await
+            self.0.keeper.reserve(&asked.caller.who, uid, role, listeners, rate).await
         }
         .await;
-        let asked = Asked { caller: &caller, uid: &uid, what };
+        waiting.over = true;
         let (session, word) = self.0.decide(&asked, outcome, |(session, _)| session)?;
         let prod_listeners = if word.producer { word.targets } else { Vec::new() };
         Ok(Response::new(Res { listeners: listeners(&session), prod_listeners }))
@@ -59,8 +61,7 @@ impl Control for Service {
             self.0.keeper.hello(&caller.who, &uid, word)
         };
         let outcome = hello();
-        let session =
-            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let session = self.0.decide(&Asked { caller, uid, what }, outcome, |session| session)?;
         Ok(Response::new(match producer {
             Ok(true) => {
                 AppResponse { message: "Sending Prod listeners...".to_owned(), listeners: Vec::new() }
@@ -73,23 +74,22 @@ impl Control for Service {
         let (caller, UpdateTargets { uid, remote_listeners, role }) =
             self.0.caller("update", request).await?;
         let what = json!({"role": role, "remote_listeners": remote_listeners});
-        let outcome = async {
-            let uid = uid_of(&uid)?;
-            let role = role_of(&role)?;
-            let targets = parse_targets(&remote_listeners)?;
-            self.0.keeper.update(caller.who.clone(), uid, role, targets).await
-        }
-        .await;
-        let session =
-            self.0.decide(&Asked { caller: &caller, uid: &uid, what }, outcome, |session| session)?;
+        let (keeper, who) = (Arc::clone(&self.0.keeper), caller.who.clone());
+        let wanted =
+            uid_of(&uid).and_then(|uid| Ok((uid, role_of(&role)?, parse_targets(&remote_listeners)?)));
+        let step = async move {
+            let (uid, role, targets) = wanted?;
+            keeper.update(who, uid, role, targets).await
+        };
+        let session = self.0.perform(Asked { caller, uid, what }, step).await?;
         Ok(Response::new(Res { listeners: listeners(&session), prod_listeners: remote_listeners }))
     }
 
     async fn release(&self, request: Request<Release>) -> Result<Response<Res>, Status> {
         let (caller, Release { uid }) = self.0.caller("release", request).await?;
-        let outcome = async { self.0.keeper.release(caller.who.clone(), uid_of(&uid)?).await }.await;
-        self.0
-            .decide(&Asked { caller: &caller, uid: &uid, what: Value::Null }, outcome, |session| session)?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let step = async move { keeper.release(who, wanted?).await };
+        self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(Res::default()))
     }
 }

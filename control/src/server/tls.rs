@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,8 +26,10 @@ use tonic::transport::server::Connected;
 use crate::certificate::Certificate;
 use crate::file::{FileError, Watched};
 
-/// For the TLS handshake, and again for the first byte after it.
+/// For the TLS handshake, and again for HTTP/2's preface after it. From there on the server asks whether the client lives.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of the preface (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
 /// The part of all connections that one address may have.
 const SHARE: usize = 4;
 
@@ -87,8 +89,8 @@ pub struct Peer {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    /// Until when the first byte has to come; none once it has.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Until when the preface has to come, and how many bytes of it are missing; none once it has.
+    silence: Option<(Pin<Box<Sleep>>, usize)>,
     _place: Place,
 }
 
@@ -108,16 +110,17 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match pin!(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => match self.silence.as_mut().map(|silence| silence.as_mut().poll(cx)) {
+            Poll::Pending => match self.silence.as_mut().map(|(silence, _)| silence.as_mut().poll(cx)) {
                 Some(Poll::Ready(())) => {
                     Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")))
                 }
                 _ => Poll::Pending,
             },
             ready => {
-                if buf.filled().len() > before {
-                    self.silence = None;
-                }
+                let heard = buf.filled().len() - before;
+                self.silence = self.silence.take().and_then(|(silence, missing)| {
+                    Some((silence, missing.checked_sub(heard).filter(|missing| *missing > 0)?))
+                });
                 ready
             }
         }
@@ -206,8 +209,7 @@ pub fn accept(
                 }
             };
             let permit = Arc::clone(&doors.all).try_acquire_owned().ok();
-            let Some(place) = permit.and_then(|permit| doors.enter(address.ip().to_canonical(), permit))
-            else {
+            let Some(place) = permit.and_then(|permit| doors.enter(host(address.ip()), permit)) else {
                 tracing::warn!(%address, "a client is turned away: there are too many connections");
                 continue;
             };
@@ -224,6 +226,14 @@ pub fn accept(
     connections
 }
 
+/// Whom connections from an address count for: an IPv6 host has the whole of its /64.
+fn host(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
 async fn greet(
     stream: TcpStream,
     address: SocketAddr,
@@ -235,5 +245,5 @@ async fn greet(
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = shown.map(|certificate| Arc::from(certificate.as_ref()));
     let peer = Peer { address, certificate };
-    Ok(Connection { stream, peer, silence: Some(Box::pin(sleep(PATIENCE))), _place: place })
+    Ok(Connection { stream, peer, silence: Some((Box::pin(sleep(PATIENCE)), PREFACE)), _place: place })
 }

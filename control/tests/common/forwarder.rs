@@ -109,8 +109,13 @@ impl Forwarder {
     /// Starts anew as a process does that died: no flow but the configuration's, another instance.
     pub(crate) fn restart(&mut self) {
         self.stop();
-        *self.behind.gateway.lock().unwrap() = gateway(&self.behind.config);
+        self.forget();
         self.start();
+    }
+
+    /// Of a restart the part between end and start: what an operator does now comes before who connects anew.
+    pub(crate) fn forget(&self) {
+        *self.behind.gateway.lock().unwrap() = gateway(&self.behind.config);
     }
 
     /// Every request fails so until told otherwise.

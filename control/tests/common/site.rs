@@ -18,11 +18,13 @@ pub(crate) struct Settings {
     pub(crate) wait: &'static str,
     /// What sessions may reserve, on each port.
     pub(crate) capacity: &'static str,
+    /// Ports of the forwarder that producers' sessions listen on, first choice first.
+    pub(crate) producer: &'static [&'static str],
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ports: "5100-5999", wait: "180s", capacity: "100G" }
+        Self { ports: "5100-5999", wait: "180s", capacity: "100G", producer: &["wan"] }
     }
 }
 
@@ -73,10 +75,38 @@ impl Site {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// One of its files: `policy.toml`, `audit.jsonl`...
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Puts another text in the place of one of its files, as editors do: whole, by a rename.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        fs::write(self.file("new"), text).unwrap();
+        fs::rename(self.file("new"), self.file(name)).unwrap();
+    }
+
+    /// Where `/metrics` and `/healthz` are.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().rfind(|l| l.contains("serving /metrics")).unwrap();
+        line.split("address=").nth(1).unwrap().trim().parse().unwrap()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// A new one in the place of the killed.
+    pub(crate) fn start(&mut self) {
+        self.server = Server::start(self.dir.path());
+    }
+
     /// SIGKILL, and a new one in its place.
     pub(crate) fn kill_and_start(&mut self) {
-        self.server.kill();
-        self.server = Server::start(self.dir.path());
+        self.kill();
+        self.start();
     }
 }
 
@@ -86,7 +116,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it and waits until it says where it serves.
+    /// Starts it and waits until it says where it serves, and that its forwarder is programmed.
     fn start(dir: &Path) -> Self {
         let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let before = log.metadata().unwrap().len() as usize;
@@ -104,7 +134,7 @@ impl Server {
                 .lines()
                 .filter(|l| said.contains('\n') && l.contains("serving on "))
                 .find_map(|l| l.split("serving on ").nth(1)?.split_whitespace().next()?.parse().ok());
-            if let Some(address) = ready {
+            if let Some(address) = ready.filter(|_| said.contains(": in step with the forwarder")) {
                 return Self { child, address };
             }
             let ended = child.try_wait().unwrap();
@@ -133,7 +163,7 @@ fn free_address() -> SocketAddr {
 }
 
 /// Runs s2cs to its end, with success; gives what it printed.
-fn run(args: &[&str]) -> String {
+pub(crate) fn run(args: &[&str]) -> String {
     let output = Command::new(S2CS).args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -144,7 +174,7 @@ fn path(path: &Path) -> &str {
 }
 
 /// What everybody may whose token is in the file, and who may do more.
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [defaults]
 producer_sources = ["10.82.0.0/24"]
 consumer_sources = ["10.81.0.0/24"]
@@ -170,7 +200,7 @@ lease = "1h"
 "#;
 
 fn config(settings: &Settings, socket: &Path, listen: SocketAddr) -> String {
-    let Settings { ports, wait, capacity } = settings;
+    let Settings { ports, wait, capacity, producer } = settings;
     format!(
         r#"
 [server]
@@ -181,7 +211,7 @@ key = "server.key"
 socket = {socket:?}
 [listeners]
 ports = "{ports}"
-producer = ["wan"]
+producer = {producer:?}
 consumer = ["lan"]
 [sessions]
 pending_per_user = 1000
@@ -194,6 +224,8 @@ wan = "{capacity}"
 file = "s2cs.redb"
 [audit]
 file = "audit.jsonl"
+[metrics]
+listen = "127.0.0.1:0"
 [policy]
 file = "policy.toml"
 [[identity]]
