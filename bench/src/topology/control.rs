@@ -8,6 +8,7 @@
 //!                           user (s2uc)
 //! ```
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -52,49 +53,50 @@ pub struct Server {
     address: String,
 }
 
-/// What differs between the sides.
+/// What differs between the sides. Prefixes and targets are written as in a policy's TOML.
 struct Side {
     address: &'static str,
     user: &'static str,
-    /// Default sources by role, and the targets and sources that may be asked for: all as in a policy's TOML.
-    policy: &'static str,
+    role: &'static str,
+    /// Sources of sessions whose user names none.
+    default: &'static str,
+    targets: &'static str,
+    sources: &'static str,
 }
 
 /// Consumers' hosts are the first half of their network, as in the relay's own flows.
 const CONSUMER: Side = Side {
     address: "10.84.1.1",
     user: "10.84.1.2",
-    policy: r#"
-[defaults]
-consumer_sources = ["10.81.0.0/27", "fd81::/123"]
-[[rule]]
-name = "users"
-users = ["operator@site"]
-roles = ["consumer"]
-protocols = ["tcp", "udp"]
-targets = ["10.82.0.2:*", "[fd82::2]:*"]
-sources = ["10.81.0.0/24", "fd81::/64"]
-rate = "10G"
-police = true
-"#,
+    role: "consumer",
+    default: r#"["10.81.0.0/27", "fd81::/123"]"#,
+    targets: r#"["10.82.0.2:*", "[fd82::2]:*"]"#,
+    sources: r#"["10.81.0.0/24", "fd81::/64"]"#,
 };
 const PRODUCER: Side = Side {
     address: "10.84.2.1",
     user: "10.84.2.2",
-    policy: r#"
-[defaults]
-producer_sources = ["10.82.0.1/32", "fd82::1/128"]
-[[rule]]
-name = "users"
-users = ["operator@site"]
-roles = ["producer"]
-protocols = ["tcp", "udp"]
-targets = ["10.83.0.0/24:*", "[fd83::/64]:*"]
-sources = ["10.82.0.0/24", "fd82::/64"]
-rate = "10G"
-police = true
-"#,
+    role: "producer",
+    default: r#"["10.82.0.1/32", "fd82::1/128"]"#,
+    targets: r#"["10.83.0.0/24:*", "[fd83::/64]:*"]"#,
+    sources: r#"["10.82.0.0/24", "fd82::/64"]"#,
 };
+
+impl Side {
+    /// Whoever reserves a rate is held to it; others are not held to any.
+    fn policy(&self) -> String {
+        let Side { role, default, targets, sources, .. } = self;
+        let mut text = format!("[defaults]\n{role}_sources = {default}\n");
+        for (name, rate) in [("free", ""), ("reserved", "rate = \"10G\"\npolice = true\n")] {
+            let _ = write!(
+                text,
+                "[[rule]]\nname = \"{name}\"\nusers = [\"operator@site\"]\nroles = [\"{role}\"]\n\
+                 protocols = [\"tcp\", \"udp\"]\ntargets = {targets}\nsources = {sources}\n{rate}"
+            );
+        }
+        text
+    }
+}
 
 impl Control {
     /// Joins a user's host with both gateways, makes what both sites need with `s2cs init`, and starts both s2cs.
@@ -109,7 +111,7 @@ impl Control {
             gateway.netns.ip("link set control up")?;
             user.ip(&format!("address add {}/24 dev {device}", side.user))?;
             user.ip(&format!("link set {device} up"))?;
-            Server::start(gateway, &dir, &format!("{}:5000", side.address), side.policy, SETTINGS)
+            Server::start(gateway, &dir, &format!("{}:5000", side.address), &side.policy(), SETTINGS)
         };
         let consumer = serve(&relay.consumer_gateway, &CONSUMER, "near")?;
         let producer = serve(&relay.producer_gateway, &PRODUCER, "far")?;
