@@ -665,9 +665,8 @@ impl Keeper {
     /// Admits no new connection; the session ends with its last one.
     ///
     /// # Errors
-    /// There is no such session, its state, or the forwarder.
+    /// There is no such session, its state, or the forwarder does not answer: then it is told as soon as it does.
     pub async fn drain(&self, who: Principal, uid: Uid) -> Step<Session> {
-        self.wait_in_step().await?;
         let (session, _turn) = self.turn(&who, &uid).await?;
         let session = self.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
         let kept = self.store.put(std::slice::from_ref(&session)).await;

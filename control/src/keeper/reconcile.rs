@@ -213,30 +213,26 @@ impl Keeper {
         }
     }
 
-    /// Looks for sessions whose flows an operator has removed, for those whose end failed on its way, and for flows that a step left
-    /// behind.
+    /// Looks for sessions whose flows an operator has removed, and for flows that a step left behind.
     async fn inspect(&self, connected: &Connected) -> Step<()> {
-        let watched = |s: &&Session| matches!(s.state, State::Active | State::Releasing);
-        let before: Vec<(Key, u64, usize)> = self
-            .look(|book| book.iter().filter(watched).map(|s| (s.key(), s.id, s.listeners.len())).collect());
+        let active: Vec<(Key, u64, usize)> = self.look(|book| {
+            let active = book.iter().filter(|s| s.state == State::Active);
+            active.map(|s| (s.key(), s.id, s.listeners.len())).collect()
+        });
         let mut there: HashMap<u64, usize> = HashMap::new();
         for id in self.flows().await?.iter().filter_map(|f| self.session_of(&f.spec.name)) {
             *there.entry(id).or_default() += 1;
         }
-        for (key, id, flows) in before {
-            // Those whose end failed have their flows or not.
-            let missing = there.remove(&id).unwrap_or(0) < flows;
+        for (key, id, flows) in active {
+            if there.remove(&id).unwrap_or(0) == flows {
+                continue;
+            }
+            // It may have been in the middle of a change when the flows were listed.
             let Some((session, _turn)) = self.turn_of(&key, id).await else { continue };
-            let why = match session.state {
-                State::Releasing => "released",
-                // It may have been in the middle of a change when the flows were listed.
-                State::Active if missing && !self.has_all_flows(&session).await? => {
-                    self.still(connected.number)?;
-                    "an operator removed its flow"
-                }
-                _ => continue,
-            };
-            self.finish(&session, why).await?;
+            if session.state == State::Active && !self.has_all_flows(&session).await? {
+                self.still(connected.number)?;
+                self.finish(&session, "an operator removed its flow").await?;
+            }
         }
         let known = self.look(|book| book.iter().map(|s| s.id).collect::<HashSet<_>>());
         match there.keys().all(|id| known.contains(id)) {
@@ -253,7 +249,7 @@ impl Keeper {
 
     async fn has_all_flows(&self, session: &Session) -> Step<bool> {
         for name in session.flow_names(&self.settings.owner) {
-            if !self.has_flow(name).await? {
+            if self.flow_state(name).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -272,8 +268,9 @@ impl Keeper {
             let due = |s: &&Session| match s.state {
                 State::Listening | State::Active => s.expires <= now,
                 State::Draining => true,
-                // `req` itself waits for hello; steps end by themselves; the end of what is releasing is tried again when the
-                // forwarder's flows are looked at.
+                // While the forwarder is away, it waits for that.
+                State::Releasing => in_step,
+                // `req` itself waits for hello; steps end by themselves.
                 _ => false,
             };
             let due: Vec<(Key, u64)> =
@@ -320,8 +317,9 @@ impl Keeper {
     /// None when the forwarder has no such flow.
     async fn flow_state(&self, name: String) -> Step<Option<FlowState>> {
         match self.link.call(Request::FlowShow { name }).await {
-            Ok(_) => Ok(true),
-            Err(error) if is_not_found(&error) => Ok(false),
+            Ok(Reply::Flow { flow }) => Ok(Some(flow.state)),
+            Ok(_) => Err(strange()),
+            Err(error) if is_not_found(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

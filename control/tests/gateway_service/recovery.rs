@@ -102,7 +102,7 @@ async fn a_session_ends_whose_listener_an_operator_has_after_a_restart() {
     site.forwarder.forget();
     site.forwarder.add(operators("beam", listener));
     site.forwarder.start();
-    assert_eq!(watcher.end("c").await, "another flow has a listener of it");
+    assert_eq!(watcher.end("c").await, "the forwarder does not take its flows any more");
     alice.forwarding(true).await;
     assert_eq!(alice.list().await, sessions[..2]);
     assert_eq!(site.forwarder.flows().len(), 1 + 3);
