@@ -1,7 +1,7 @@
 //! A site: s2cs as its operator starts it, before a [`Forwarder`], with three users.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl Site {
             (user, said.trim().to_owned())
         });
         fs::write(dir.path().join("policy.toml"), POLICY).unwrap();
-        fs::write(dir.path().join("s2cs.toml"), config(settings, &forwarder.socket(), free_address()))
+        fs::write(dir.path().join("s2cs.toml"), config(settings, &forwarder.socket(), "127.0.0.1:0"))
             .unwrap();
         let server = Server::start(dir.path());
         Self { server, forwarder, dir, tokens: tokens.into() }
@@ -157,11 +157,6 @@ impl Drop for Server {
     }
 }
 
-/// An address on loopback that nobody listens on.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// Runs s2cs to its end, with success; gives what it printed.
 pub(crate) fn run(args: &[&str]) -> String {
     let output = Command::new(S2CS).args(args).output().unwrap();
@@ -199,7 +194,7 @@ police = true
 lease = "1h"
 "#;
 
-fn config(settings: &Settings, socket: &Path, listen: SocketAddr) -> String {
+fn config(settings: &Settings, socket: &Path, listen: &str) -> String {
     let Settings { ports, wait, capacity, producer } = settings;
     format!(
         r#"

@@ -289,8 +289,6 @@ pub(super) enum Unsent<B> {
     Unusual(B),
     /// The device takes no more.
     TxFull(B),
-    /// Its flow has had its rate.
-    Exceeded(B),
 }
 
 /// What it takes to send packets of connections on their way, borrowed for a burst.
@@ -365,33 +363,27 @@ impl<'a> Relay<'a> {
         (sent as usize + usize::from(unsent.is_some()), unsent)
     }
 
-    /// The same for packets whose flow has a rate: as many as are within it.
+    /// How many packets of a train of a flow that has a rate may go now. They are charged; the first that may not is counted. None
+    /// when the first is not usual, or the device takes no more: nothing is charged then.
     #[inline(always)]
-    pub(super) fn send_policed<const L3: usize, IO: PacketIo>(
+    pub(super) fn admit_policed<IO: PacketIo>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         (flows, ticks): (&FlowSet, u64),
         train: &[Lane],
-        packets: &mut impl Iterator<Item = IO::Buf>,
-    ) -> (usize, Option<Unsent<IO::Buf>>) {
-        let found = train.first().map_or(Found::NONE, |lane| lane.found);
-        let way = self.way::<POLICED>(found).and_then(|way| Some((flows.police(way.flow)?, way)));
-        let Some((police, way)) = way else { return (1, packets.next().map(Unsent::Unusual)) };
+    ) -> Option<usize> {
+        let found = train.first()?.found;
+        let way = self.way::<POLICED>(found)?;
+        let slot = self.table.halves.get(found.index())?.flow;
         // No more is charged than the batch takes: else what it does not would be charged again.
-        let batch = edge.batch(self.counters, way.adjacency.port, train.len());
-        let room = batch.map_or(0, |batch| batch.packets.remaining_capacity());
-        let usual = train.iter().take(room.max(1)).take_while(|lane| way.takes(lane));
-        let passed = police.admit(found.direction(), ticks, usual.clone().map(|lane| lane.frame_len));
-        if passed > 0 {
-            return self.send_train::<L3, POLICED, _>(edge, &train[..passed], packets);
+        let room = edge.batch(self.counters, way.adjacency.port, train.len())?.packets.remaining_capacity();
+        let usual = train.iter().take(room).take_while(|lane| way.takes(lane)).map(|lane| lane.frame_len);
+        usual.clone().next()?;
+        let passed = flows.police(slot)?.admit(found.direction(), ticks, usual);
+        if passed == 0 {
+            self.counters.flows.get(slot as usize)?.policed.add(1);
         }
-        if usual.count() == 0 {
-            return (1, packets.next().map(Unsent::Unusual));
-        }
-        if let Some(flow) = self.counters.flows.get(way.flow as usize) {
-            flow.policed.add(1);
-        }
-        (1, packets.next().map(Unsent::Exceeded))
+        Some(passed)
     }
 
     /// The way of the packets of one half; none when something about it is not usual. `MARK` is [`POLICED`] for flows that have a rate
@@ -414,7 +406,6 @@ impl<'a> Relay<'a> {
             limit: u32::from(adjacency.limit),
             adjacency,
             counters: &flow.directions[found.direction() as usize],
-            flow: half.flow,
         })
     }
 
@@ -445,8 +436,6 @@ struct Way<'a> {
     limit: u32,
     adjacency: &'a Adjacency,
     counters: &'a CountPair,
-    /// Slot of the flow.
-    flow: u32,
 }
 
 impl Way<'_> {

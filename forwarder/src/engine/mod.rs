@@ -222,15 +222,29 @@ impl<B: PacketBuf> Engine<B> {
         port: PortIndex,
         burst: &mut Burst<B>,
     ) -> u64 {
+        match self.flows.polices() {
+            false => self.relay_by::<false, IO>(edge, port, burst),
+            true => self.relay_by::<true, IO>(edge, port, burst),
+        }
+    }
+
+    /// The same, while no flow has a rate, or while any has: where none has, nothing is spent on it.
+    #[inline]
+    fn relay_by<const POLICE: bool, IO: PacketIo<Buf = B>>(
+        &mut self,
+        edge: &mut Edge<'_, IO>,
+        port: PortIndex,
+        burst: &mut Burst<B>,
+    ) -> u64 {
         match usize::from(self.expect[usize::from(port)].l3) {
-            UNTAGGED => self.relay_at::<UNTAGGED, IO>(edge, port, burst),
-            TAGGED => self.relay_at::<TAGGED, IO>(edge, port, burst),
-            _ => self.relay_at::<STACKED, IO>(edge, port, burst),
+            UNTAGGED => self.relay_at::<UNTAGGED, POLICE, IO>(edge, port, burst),
+            TAGGED => self.relay_at::<TAGGED, POLICE, IO>(edge, port, burst),
+            _ => self.relay_at::<STACKED, POLICE, IO>(edge, port, burst),
         }
     }
 
     #[inline]
-    fn relay_at<const L3: usize, IO: PacketIo<Buf = B>>(
+    fn relay_at<const L3: usize, const POLICE: bool, IO: PacketIo<Buf = B>>(
         &mut self,
         edge: &mut Edge<'_, IO>,
         port: PortIndex,
@@ -288,7 +302,7 @@ impl<B: PacketBuf> Engine<B> {
             }
             match unsent {
                 None => break,
-                Some(Unsent::Unusual(packet)) if self.is_policed(self.lanes[next - 1].found) => {
+                Some(Unsent::Unusual(packet)) if POLICE && self.is_policed(self.lanes[next - 1].found) => {
                     let rest = next - 1..received;
                     (next, packets) = self.relay_policed::<L3, _, _>(edge, port, rest, packet, packets);
                 }
@@ -298,7 +312,6 @@ impl<B: PacketBuf> Engine<B> {
                         None => self.unusual::<L3, _>(edge, port, next - 1, packet),
                     }
                 }
-                Some(Unsent::Exceeded(packet)) => self.drop(edge, port, packet, DropReason::RateExceeded),
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }
@@ -318,8 +331,8 @@ impl<B: PacketBuf> Engine<B> {
     }
 
     /// Sends packets whose flows have rates, those at the beginning of `burst`, until one is of another kind; `first` comes before
-    /// `packets`. Returns the place in the burst that comes next. This is apart from the way of all others, and takes and returns
-    /// `packets` as a value, so that those get by with the instructions that they need without it.
+    /// `packets`. Returns the place in the burst that comes next, and what is left of `packets`: apart from the way of all others,
+    /// and by value, so that those need no more instructions.
     #[inline(never)]
     fn relay_policed<const L3: usize, IO: PacketIo<Buf = B>, I: Iterator<Item = B>>(
         &mut self,
@@ -341,13 +354,29 @@ impl<B: PacketBuf> Engine<B> {
                 counters: &self.counters,
                 now: self.now,
             };
-            let by = (&*self.flows, self.ticks);
-            let (taken, unsent) = relay.send_policed::<L3, _>(edge, by, &rest[..same], &mut all);
-            next += taken;
+            let train = &rest[..same];
+            let unsent = match relay.admit_policed(edge, (&self.flows, self.ticks), train) {
+                Some(0) => {
+                    next += 1;
+                    if let Some(packet) = all.next() {
+                        self.drop(edge, port, packet, DropReason::RateExceeded);
+                    }
+                    continue;
+                }
+                Some(passed) => {
+                    let (taken, unsent) =
+                        relay.send_train::<L3, POLICED, _>(edge, &train[..passed], &mut all);
+                    next += taken;
+                    unsent
+                }
+                None => {
+                    next += 1;
+                    all.next().map(Unsent::Unusual)
+                }
+            };
             match unsent {
                 None => {}
                 Some(Unsent::Unusual(packet)) => self.unusual::<L3, _>(edge, port, next - 1, packet),
-                Some(Unsent::Exceeded(packet)) => self.drop(edge, port, packet, DropReason::RateExceeded),
                 Some(Unsent::TxFull(packet)) => self.drop(edge, port, packet, DropReason::TxFull),
             }
         }

@@ -85,6 +85,8 @@ pub struct FlowSet {
     versions: Vec<u32>,
     /// May any of them be opened from another port than the one that has its address?
     hairpin: bool,
+    /// Has any of them a rate?
+    polices: bool,
     /// Open addressing over slots, at most half full; `EMPTY` marks a free place.
     index: Vec<u32>,
 }
@@ -119,13 +121,20 @@ impl FlowSet {
         let version = |slot: &Option<Arc<Flow>>| slot.as_ref().map_or(0, |flow| flow.version | mark(flow));
         let versions = slots.iter().map(version).collect();
         let hairpin = slots.iter().flatten().any(|flow| flow.spec.hairpin);
-        Self { slots, versions, hairpin, index }
+        let polices = slots.iter().flatten().any(|flow| flow.police.is_some());
+        Self { slots, versions, hairpin, polices, index }
     }
 
     /// Versions of the flows by slot, 0 where there is none, with [`POLICED`] where there is a rate.
     #[inline(always)]
     pub fn versions(&self) -> &[u32] {
         &self.versions
+    }
+
+    /// Has any flow a rate?
+    #[inline(always)]
+    pub fn polices(&self) -> bool {
+        self.polices
     }
 
     /// Is this the version of the flow in a slot?
