@@ -29,8 +29,8 @@ demo: deps build ## show iperf3, QUIC and plain sockets crossing two gateways
 test: deps build ## run every test; those that move traffic want root or user namespaces
 	@scripts/nextest.sh
 	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --locked
-	$(CARGO) nextest run -p forwarder --no-default-features --locked
-	$(CARGO) nextest run -p forwarder --no-default-features --features portable --locked -E 'binary(engine_differential)'
+	$(CARGO) nextest run -p forwarder --no-default-features --locked --lib --test engine_differential
+	$(CARGO) nextest run -p forwarder --no-default-features --features portable --locked --test engine_differential
 	$(CARGO) nextest run -p forwarder --features hwloc --lib --locked -E 'test(topology)'
 	$(CARGO) test --doc --workspace --locked
 ifneq ($(LOOM),)
@@ -61,7 +61,7 @@ lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p forwarder --no-default-features --all-targets --locked -- -D warnings
-	$(CARGO) clippy -p forwarder --features hwloc --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p forwarder --features hwloc --lib --locked -- -D warnings
 	@scripts/check-unsafe.sh
 
 docs: ## build the API documentation into target/doc
