@@ -21,7 +21,7 @@ use crate::file::Watched;
 use crate::identity::Principal;
 use crate::link::{Connected, Link, LinkError};
 use crate::policy::{Ask, Policy, Refusal, Role};
-use crate::session::{Key, Session, State, Uid, unix};
+use crate::session::{Key, Name, Session, State, Uid, unix};
 use crate::store::{Kept, Store, StoreError};
 
 mod reconcile;
@@ -327,11 +327,11 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, or hello was said.
-    pub fn hello(&self, who: &Principal, uid: &Uid, word: Word) -> Step<Session> {
+    pub fn hello(&self, who: &Principal, name: &Name, word: Word) -> Step<Session> {
         let administrator = self.policy.get().administrator(who);
         let expires = unix(SystemTime::now()) + self.settings.update.as_secs();
         self.with(|inner| {
-            let session = inner.book.find(&who.subject, administrator, uid)?;
+            let session = inner.book.find(&who.subject, administrator, name)?;
             if word.producer && session.role == Role::Producer && session.state == State::Reserving {
                 parse_targets(&word.targets)?;
             }
@@ -339,9 +339,9 @@ impl Keeper {
             inner.book.hello(&key, expires)?;
             if inner.waiters.remove(&id).is_none_or(|waiter| waiter.send(word).is_err()) {
                 inner.book.end(&key, id, "the caller of req has gone");
-                return Err(BookError::NotFound(uid.clone()).into());
+                return Err(BookError::NotFound(key.uid).into());
             }
-            Ok(inner.book.find(&key.owner, false, uid)?.clone())
+            inner.book.get(&key, id).cloned().ok_or_else(|| BookError::NotFound(key.uid).into())
         })
     }
 
@@ -352,16 +352,17 @@ impl Keeper {
     pub async fn update(
         &self,
         who: Principal,
-        uid: Uid,
+        name: Name,
         role: Role,
         targets: Vec<SocketAddr>,
     ) -> Step<Session> {
         self.wait_in_step().await?;
-        let (session, _turn) = self.turn(&who, &uid).await?;
+        let (session, _turn) = self.turn(&who, &name).await?;
         if session.role != role {
             let role = spell(session.role);
             return Err(StepError::Invalid(format!(
-                "session {uid} has role {role}; give that to update, too"
+                "session {} has role {role}; give that to update, too",
+                session.uid
             )));
         }
         let again = session.state == State::Active;
@@ -570,11 +571,11 @@ impl Keeper {
     }
 
     /// Waits for a turn with the session that a caller means.
-    async fn turn(&self, who: &Principal, uid: &Uid) -> Step<(Session, Turn<'_>)> {
+    async fn turn(&self, who: &Principal, name: &Name) -> Step<(Session, Turn<'_>)> {
         let administrator = self.policy.get().administrator(who);
         loop {
             let (key, id) = self.look(|book| {
-                let session = book.find(&who.subject, administrator, uid)?;
+                let session = book.find(&who.subject, administrator, name)?;
                 Ok::<_, BookError>((session.key(), session.id))
             })?;
             // It may have ended, and begun anew, meanwhile.
@@ -596,9 +597,9 @@ impl Keeper {
     ///
     /// # Errors
     /// There is none.
-    pub fn get(&self, who: &Principal, uid: &Uid) -> Step<Session> {
+    pub fn get(&self, who: &Principal, name: &Name) -> Step<Session> {
         let administrator = self.policy.get().administrator(who);
-        Ok(self.look(|book| book.find(&who.subject, administrator, uid).cloned())?)
+        Ok(self.look(|book| book.find(&who.subject, administrator, name).cloned())?)
     }
 
     /// What its listeners carried, in their order; none for those without a flow.
@@ -617,9 +618,9 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, its state, policy, or the forwarder.
-    pub async fn renew(&self, who: Principal, uid: Uid, lease: Option<Duration>) -> Step<Session> {
+    pub async fn renew(&self, who: Principal, name: Name, lease: Option<Duration>) -> Step<Session> {
         self.wait_in_step().await?;
-        let (session, _turn) = self.turn(&who, &uid).await?;
+        let (session, _turn) = self.turn(&who, &name).await?;
         let ask = Ask {
             role: session.role,
             proto: session.proto,
@@ -666,8 +667,8 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, its state, or the forwarder does not answer: then it is told as soon as it does.
-    pub async fn drain(&self, who: Principal, uid: Uid) -> Step<Session> {
-        let (session, _turn) = self.turn(&who, &uid).await?;
+    pub async fn drain(&self, who: Principal, name: Name) -> Step<Session> {
+        let (session, _turn) = self.turn(&who, &name).await?;
         let session = self.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
         let kept = self.store.put(std::slice::from_ref(&session)).await;
         self.drain_flows(&session).await?;
@@ -690,9 +691,9 @@ impl Keeper {
     ///
     /// # Errors
     /// There is no such session, or the forwarder does not answer: then its flows go as soon as it does.
-    pub async fn release(&self, who: Principal, uid: Uid) -> Step<Session> {
+    pub async fn release(&self, who: Principal, name: Name) -> Step<Session> {
         // A session that waits for hello has no step to wait for.
-        let (session, _turn) = self.turn(&who, &uid).await?;
+        let (session, _turn) = self.turn(&who, &name).await?;
         let why = match who.subject == session.owner {
             true => "released by its user".to_owned(),
             false => format!("released by {}", who.subject),

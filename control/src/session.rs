@@ -58,6 +58,21 @@ pub struct Key {
     pub uid: Uid,
 }
 
+/// A session as a caller names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// Its name among its owner's.
+    pub uid: Uid,
+    /// Whose it is; none means the caller's own, or for an administrator the only one of that uid.
+    pub owner: Option<String>,
+}
+
+impl From<Uid> for Name {
+    fn from(uid: Uid) -> Self {
+        Self { uid, owner: None }
+    }
+}
+
 /// Life of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

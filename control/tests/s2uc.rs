@@ -396,7 +396,7 @@ fn a_stream_is_seen_renewed_drained_and_closed_by_its_uri() {
     stream.user.good(&["renew", &uri, "--for", "90m"]);
     let renewed = stream.consumer.sent::<RenewRequest>("renew");
     let lease = Some(prost_types::Duration { seconds: 5400, nanos: 0 });
-    assert_eq!(renewed, [RenewRequest { uid: "run 42".into(), lease }]);
+    assert_eq!(renewed, [RenewRequest { uid: "run 42".into(), lease, owner: String::new() }]);
     stream.user.good(&["renew", &uri]);
     assert_eq!(stream.producer.sent::<RenewRequest>("renew")[1].lease, None);
 
@@ -414,8 +414,10 @@ fn a_stream_is_seen_renewed_drained_and_closed_by_its_uri() {
     // Once more is no failure, but said.
     let ran = stream.user.good(&["close", &uri]);
     assert_eq!(ran.out.matches(", gone\n").count(), 2, "{}", ran.out);
-    stream.user.run(&["status", &uri]).failed(4, &["there is no such session"]);
-    assert_eq!(stream.producer.sent::<GetRequest>("get")[1].uid, "run 42");
+    stream.user.run(&["status", "--owner", "bob@site", &uri]).failed(4, &["there is no such session"]);
+    let asked = stream.producer.sent::<GetRequest>("get");
+    assert_eq!(asked[0].owner, "");
+    assert_eq!(asked[1], GetRequest { uid: "run 42".into(), owner: "bob@site".into() });
 }
 
 #[test]
@@ -443,7 +445,10 @@ fn a_stream_that_the_consumers_side_refuses_is_closed_on_the_producers() {
     ran.failed(3, &["refuses", "10.10.0.0/16 is not among your sources", &stream.consumer.at()]);
     assert_eq!(ran.json()["error"]["kind"], "refused");
     assert_eq!(ran.json()["left"], json!([]));
-    assert_eq!(stream.producer.sent::<CloseRequest>("close"), [CloseRequest { uid: "run 42".into() }]);
+    assert_eq!(
+        stream.producer.sent::<CloseRequest>("close"),
+        [CloseRequest { uid: "run 42".into(), owner: String::new() }]
+    );
     assert!(stream.producer.sessions().is_empty());
     // A session of that uid there would not be ours.
     assert!(!stream.consumer.methods().contains(&"close"));

@@ -231,7 +231,7 @@ impl World {
                 self.pending.insert((user, uid), tokio::spawn(async move { old.req(request).await }));
                 // It does not answer, so that only the server itself can tell that it has begun.
                 loop {
-                    let message = GetRequest { uid: text(uid) };
+                    let message = GetRequest { uid: text(uid), owner: String::new() };
                     match new.get(self.clients.say(user, message)).await {
                         Ok(session) if session.get_ref().owner.starts_with(USERS[user]) => return Ok(()),
                         _ => assert!(
@@ -265,18 +265,23 @@ impl World {
                 new.open(self.clients.say(user, message)).await.map(|_| ())
             }
             Call::Renew { user, uid } => new
-                .renew(self.clients.say(user, RenewRequest { uid: text(uid), lease: None }))
+                .renew(
+                    self.clients
+                        .say(user, RenewRequest { uid: text(uid), lease: None, owner: String::new() }),
+                )
                 .await
                 .map(|_| ()),
-            Call::Get { user, uid } => {
-                new.get(self.clients.say(user, GetRequest { uid: text(uid) })).await.map(|_| ())
-            }
+            Call::Get { user, uid } => new
+                .get(self.clients.say(user, GetRequest { uid: text(uid), owner: String::new() }))
+                .await
+                .map(|_| ()),
             Call::Release { user, uid } => {
                 old.release(self.clients.say(user, old::Release { uid: text(uid) })).await.map(|_| ())
             }
-            Call::Close { user, uid } => {
-                new.close(self.clients.say(user, CloseRequest { uid: text(uid) })).await.map(|_| ())
-            }
+            Call::Close { user, uid } => new
+                .close(self.clients.say(user, CloseRequest { uid: text(uid), owner: String::new() }))
+                .await
+                .map(|_| ()),
             Call::ServerDies => {
                 self.site.kill_and_start();
                 self.clients = Clients::new(&self.site).await;
@@ -327,7 +332,7 @@ impl World {
         let flows = self.site.forwarder.flows();
         let mut left: Vec<_> = flows.values().map(|f| (f.spec.listen, f.spec.target.port())).collect();
         for ((user, uid), session) in &self.model.0 {
-            let message = GetRequest { uid: UIDS[*uid].to_owned() };
+            let message = GetRequest { uid: UIDS[*uid].to_owned(), owner: String::new() };
             let seen =
                 self.clients.new_service().get(self.clients.say(*user, message)).await.unwrap().into_inner();
             assert_eq!(seen.owner, format!("{}@site", USERS[*user]));

@@ -182,7 +182,7 @@ impl User {
         let (user, named) = (self.clone(), uid.clone());
         let req = tokio::spawn(async move { user.req(named).await });
         let get = || async {
-            let message = GetRequest { uid: uid.clone() };
+            let message = GetRequest { uid: uid.clone(), owner: String::new() };
             self.0.call(PROMPT, message, async |c, r| connect::gateway(c).get(r).await).await
         };
         while let Err(failure) = get().await {

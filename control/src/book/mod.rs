@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use forwarder::api::Proto;
 
 use crate::policy::Grant;
-use crate::session::{Key, Session, State, Uid};
+use crate::session::{Key, Name, Session, State, Uid};
 use ports::Ports;
 
 pub(crate) mod ports;
@@ -44,7 +44,7 @@ pub enum BookError {
     #[error("there is no session {0}")]
     NotFound(Uid),
     /// An administrator's name for a session is not unique.
-    #[error("{0} users have a session {1}; only its owner can name it")]
+    #[error("{0} users have a session {1}; say whose is meant")]
     Ambiguous(usize, Uid),
     /// Something has run out, in a sentence.
     #[error("{0}")]
@@ -196,16 +196,24 @@ impl Book {
     ///
     /// # Errors
     /// There is none that he may know of.
-    pub fn find(&self, caller: &str, administrator: bool, uid: &Uid) -> Result<&Session, BookError> {
-        let key = Key { owner: caller.to_owned(), uid: uid.clone() };
-        if let Some(session) = self.sessions.get(&key) {
-            return Ok(session);
+    pub fn find(&self, caller: &str, administrator: bool, name: &Name) -> Result<&Session, BookError> {
+        let Name { uid, owner } = name;
+        let nobodys = || BookError::NotFound(uid.clone());
+        let whose = owner.as_deref().unwrap_or(caller);
+        if whose != caller && !administrator {
+            return Err(nobodys());
+        }
+        let key = Key { owner: whose.to_owned(), uid: uid.clone() };
+        match self.sessions.get(&key) {
+            Some(session) => return Ok(session),
+            None if owner.is_some() => return Err(nobodys()),
+            None => {}
         }
         let mut others = self.sessions.values().filter(|s| administrator && &s.uid == uid);
         match (others.next(), others.count()) {
             (Some(session), 0) => Ok(session),
             (Some(_), more) => Err(BookError::Ambiguous(more + 1, uid.clone())),
-            (None, _) => Err(BookError::NotFound(uid.clone())),
+            (None, _) => Err(nobodys()),
         }
     }
 
@@ -217,16 +225,6 @@ impl Book {
     /// All sessions.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
     }
 
     /// Listeners of a protocol that are free on an address.

@@ -20,7 +20,7 @@ use crate::keeper::{Open, Step, StepError, parse_targets};
 use crate::policy::{Ask, Refusal, Role};
 use crate::proto::gateway as wire;
 use crate::proto::gateway::gateway_server::Gateway;
-use crate::session::{Key, Session, State};
+use crate::session::{Key, Name, Session, State};
 
 /// Most labels of a session, and most bytes of a name or value.
 const MAX_LABELS: usize = 32;
@@ -60,7 +60,7 @@ impl Gateway for Service {
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::Session>, Status> {
         let (caller, request) = self.0.caller("get", request).await?;
-        let find = || self.0.keeper.get(&caller.who, &uid_of(&request.uid)?);
+        let find = move || self.0.keeper.get(&caller.who, &name_of(&request.uid, request.owner)?);
         let session = find().map_err(Status::from)?;
         let traffic = match session.state {
             State::Active | State::Draining => self.0.keeper.traffic(&session).await,
@@ -83,17 +83,17 @@ impl Gateway for Service {
     }
 
     async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::Session>, Status> {
-        let (caller, wire::RenewRequest { uid, lease }) = self.0.caller("renew", request).await?;
+        let (caller, wire::RenewRequest { uid, lease, owner }) = self.0.caller("renew", request).await?;
         let what = json!({"lease": lease.as_ref().map(|lease| lease.seconds)});
-        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), name_of(&uid, owner));
         let step = async move { keeper.renew(who, wanted?, lease.map(read_lease).transpose()?).await };
         let session = self.0.perform(Asked { caller, uid, what }, step).await?;
         Ok(Response::new(self.0.show(&session, &[])))
     }
 
     async fn drain(&self, request: Request<wire::DrainRequest>) -> Result<Response<wire::Session>, Status> {
-        let (caller, wire::DrainRequest { uid }) = self.0.caller("drain", request).await?;
-        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let (caller, wire::DrainRequest { uid, owner }) = self.0.caller("drain", request).await?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), name_of(&uid, owner));
         let step = async move { keeper.drain(who, wanted?).await };
         let session = self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(self.0.show(&session, &[])))
@@ -103,8 +103,8 @@ impl Gateway for Service {
         &self,
         request: Request<wire::CloseRequest>,
     ) -> Result<Response<wire::CloseResponse>, Status> {
-        let (caller, wire::CloseRequest { uid }) = self.0.caller("close", request).await?;
-        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
+        let (caller, wire::CloseRequest { uid, owner }) = self.0.caller("close", request).await?;
+        let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), name_of(&uid, owner));
         let step = async move { keeper.release(who, wanted?).await };
         self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(wire::CloseResponse {}))
@@ -119,7 +119,7 @@ impl Gateway for Service {
         // First the changes, so that none is missed between the look and them.
         let changes = self.0.keeper.changes();
         if !uid.is_empty() {
-            let find = || self.0.keeper.get(&caller.who, &uid_of(&uid)?);
+            let find = || self.0.keeper.get(&caller.who, &uid_of(&uid)?.into());
             let session = find().map_err(Status::from)?;
             seen = Seen::One(session.key(), session.id);
         }
@@ -271,6 +271,11 @@ async fn tell(
         _ = events.send(Err(told)).await;
         return;
     }
+}
+
+/// A session as a request names it.
+fn name_of(uid: &str, owner: String) -> Step<Name> {
+    Ok(Name { uid: uid_of(uid)?, owner: Some(owner).filter(|owner| !owner.is_empty()) })
 }
 
 fn read_open(request: wire::OpenRequest) -> Step<Open> {

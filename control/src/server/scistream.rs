@@ -58,7 +58,7 @@ impl Control for Service {
                     "prod_listeners are at most {MAX_TEXTS} texts of so many bytes"
                 )));
             }
-            self.0.keeper.hello(&caller.who, &uid, word)
+            self.0.keeper.hello(&caller.who, &uid.into(), word)
         };
         let outcome = hello();
         let session = self.0.decide(&Asked { caller, uid, what }, outcome, |session| session)?;
@@ -79,7 +79,7 @@ impl Control for Service {
             uid_of(&uid).and_then(|uid| Ok((uid, role_of(&role)?, parse_targets(&remote_listeners)?)));
         let step = async move {
             let (uid, role, targets) = wanted?;
-            keeper.update(who, uid, role, targets).await
+            keeper.update(who, uid.into(), role, targets).await
         };
         let session = self.0.perform(Asked { caller, uid, what }, step).await?;
         Ok(Response::new(Res { listeners: listeners(&session), prod_listeners: remote_listeners }))
@@ -88,7 +88,7 @@ impl Control for Service {
     async fn release(&self, request: Request<Release>) -> Result<Response<Res>, Status> {
         let (caller, Release { uid }) = self.0.caller("release", request).await?;
         let (keeper, who, wanted) = (Arc::clone(&self.0.keeper), caller.who.clone(), uid_of(&uid));
-        let step = async move { keeper.release(who, wanted?).await };
+        let step = async move { keeper.release(who, wanted?.into()).await };
         self.0.perform(Asked { caller, uid, what: Value::Null }, step).await?;
         Ok(Response::new(Res::default()))
     }

@@ -85,7 +85,7 @@ pub async fn open(producer: &Server, consumer: &Server, ask: &Ask) -> Result<Pai
             let mut left = Vec::new();
             // The last first: no listener is left without its target.
             for server in begun.into_iter().rev() {
-                if let Err(failure) = act(server, &ask.uid, Verb::Close).await {
+                if let Err(failure) = act(server, &ask.uid, None, Verb::Close).await {
                     left.push((server.at().clone(), failure));
                 }
             }
@@ -222,24 +222,27 @@ impl From<Session> for Box<view::Session> {
     }
 }
 
-/// Does it at one gateway.
+/// Does it at one gateway. `owner` says whose session is meant, for administrators.
 ///
 /// # Errors
 /// The call failed. To close what is not there is no failure.
-pub async fn act(server: &Server, uid: &str, verb: Verb) -> Result<Outcome, Failure> {
-    let uid = uid.to_owned();
+pub async fn act(server: &Server, uid: &str, owner: Option<&str>, verb: Verb) -> Result<Outcome, Failure> {
+    let (uid, owner) = (uid.to_owned(), owner.unwrap_or_default().to_owned());
     let session = match verb {
-        Verb::Status => server.call(PROMPT, GetRequest { uid }, async |c, r| gateway(c).get(r).await).await?,
+        Verb::Status => {
+            server.call(PROMPT, GetRequest { uid, owner }, async |c, r| gateway(c).get(r).await).await?
+        }
         Verb::Renew(lease) => {
-            let request = RenewRequest { uid, lease: lease.map(duration) };
+            let request = RenewRequest { uid, lease: lease.map(duration), owner };
             server.call(PROMPT, request, async |c, r| gateway(c).renew(r).await).await?
         }
         Verb::Drain => {
-            server.call(PROMPT, DrainRequest { uid }, async |c, r| gateway(c).drain(r).await).await?
+            server.call(PROMPT, DrainRequest { uid, owner }, async |c, r| gateway(c).drain(r).await).await?
         }
         Verb::Close => {
-            let closed =
-                server.call(PROMPT, CloseRequest { uid }, async |c, r| gateway(c).close(r).await).await;
+            let closed = server
+                .call(PROMPT, CloseRequest { uid, owner }, async |c, r| gateway(c).close(r).await)
+                .await;
             return match closed {
                 Ok(_) => Ok(Outcome::Closed),
                 Err(failure) if failure.code() == Some(Code::NotFound) => Ok(Outcome::Gone),

@@ -336,7 +336,7 @@ impl Gateway for Service {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<Session>, Status> {
-        let RenewRequest { uid, lease } = self.note("renew", request).await?;
+        let RenewRequest { uid, lease, .. } = self.note("renew", request).await?;
         self.set(&uid, |session| {
             session.expires = later(lease.map_or(28_800, |lease| lease.seconds as u64));
         })

@@ -245,3 +245,25 @@ async fn health_tells_whether_the_forwarder_is_there() {
     let unknown = health.check(HealthCheckRequest { service: "other".into() }).await;
     assert_eq!(code(unknown), Code::NotFound);
 }
+
+#[tokio::test]
+async fn where_two_users_have_one_uid_an_administrator_says_whose_is_meant() {
+    let site = Site::new(&Settings::default());
+    let [mut alice, mut bob, mut root] =
+        [User::new(&site, "alice").await, User::new(&site, "bob").await, User::new(&site, "root").await];
+    alice.open(ask("same")).await.unwrap();
+    bob.open(ask("same")).await.unwrap();
+    assert_eq!(code(root.close("same").await), Code::FailedPrecondition);
+    let of = |owner: &str| GetRequest { uid: "same".into(), owner: owner.into() };
+    assert_eq!(root.gateway.get(of("bob@site")).await.unwrap().into_inner().owner, "bob@site");
+    assert_eq!(alice.gateway.get(of("alice@site")).await.unwrap().into_inner().owner, "alice@site");
+    // To others an owner's name tells nothing.
+    let [there, not_there] =
+        [alice.gateway.get(of("bob@site")).await, alice.gateway.get(of("carol@site")).await];
+    let [there, not_there] = [there.unwrap_err(), not_there.unwrap_err()];
+    assert_eq!((there.code(), there.message()), (Code::NotFound, not_there.message()));
+    assert_eq!(root.gateway.get(of("carol@site")).await.unwrap_err().code(), Code::NotFound);
+    root.gateway.close(CloseRequest { uid: "same".into(), owner: "bob@site".into() }).await.unwrap();
+    assert_eq!(code(bob.get("same").await), Code::NotFound);
+    alice.get("same").await.unwrap();
+}

@@ -78,7 +78,7 @@ impl User {
     }
 
     async fn get(&mut self, uid: &str) -> Result<Session, Status> {
-        self.gateway.get(GetRequest { uid: uid.into() }).await.map(Response::into_inner)
+        self.gateway.get(GetRequest { uid: uid.into(), owner: String::new() }).await.map(Response::into_inner)
     }
 
     async fn list(&mut self) -> Vec<Session> {
@@ -87,15 +87,21 @@ impl User {
 
     async fn renew(&mut self, uid: &str, lease: Option<i64>) -> Result<Session, Status> {
         let lease = lease.map(seconds);
-        self.gateway.renew(RenewRequest { uid: uid.into(), lease }).await.map(Response::into_inner)
+        self.gateway
+            .renew(RenewRequest { uid: uid.into(), lease, owner: String::new() })
+            .await
+            .map(Response::into_inner)
     }
 
     async fn drain(&mut self, uid: &str) -> Result<Session, Status> {
-        self.gateway.drain(DrainRequest { uid: uid.into() }).await.map(Response::into_inner)
+        self.gateway
+            .drain(DrainRequest { uid: uid.into(), owner: String::new() })
+            .await
+            .map(Response::into_inner)
     }
 
     async fn close(&mut self, uid: &str) -> Result<(), Status> {
-        self.gateway.close(CloseRequest { uid: uid.into() }).await.map(|_| ())
+        self.gateway.close(CloseRequest { uid: uid.into(), owner: String::new() }).await.map(|_| ())
     }
 
     async fn info(&mut self) -> GatewayInfo {

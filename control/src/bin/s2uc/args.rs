@@ -229,6 +229,9 @@ pub(crate) struct Both {
 pub(crate) struct Stream {
     /// The stream, as `s2uc open` named it
     pub(crate) uri: SessionUri,
+    /// Whose stream, where it is somebody else's; administrators only
+    #[arg(long, value_name = "SUBJECT")]
+    pub(crate) owner: Option<String>,
     #[command(flatten)]
     pub(crate) both: Both,
 }

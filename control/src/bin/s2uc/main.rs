@@ -314,9 +314,9 @@ impl User {
 
     /// Does it on both sides, on one even when the other fails.
     async fn act(&self, stream: Stream, verb: Verb) -> Result<(), Problem> {
-        let Stream { uri, both } = stream;
+        let Stream { uri, owner, both } = stream;
         let one = async |at: &HostPort, credentials: Credentials| {
-            session::act(&self.connect(at, &credentials).await?, &uri.uid, verb).await
+            session::act(&self.connect(at, &credentials).await?, &uri.uid, owner.as_deref(), verb).await
         };
         let (producer, consumer) =
             tokio::join!(one(&uri.producer, both.producer()), one(&uri.consumer, both.consumer()));
