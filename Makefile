@@ -65,7 +65,7 @@ lint: ## check format, clippy, and where unsafe code lives
 	@scripts/check-unsafe.sh
 
 docs: ## build the API documentation into target/doc
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 ci: deps lint test demo sanitize captures ## everything a change has to pass
 	$(BIN)/s2bench conformance --check docs/nat-conformance.md
