@@ -1,4 +1,4 @@
-//! The server's certificate and its key.
+//! Certificates from PEM files: the server's own with its key, and CAs.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -34,15 +34,8 @@ impl Certificate {
     /// the key: those of SciStream know RSA and ECDSA only.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, FileError> {
         let whole = |path: &Path, message: String| FileError::whole(&path.display().to_string(), message);
-        let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect)
-            .map_err(|e| unreadable(certificate, e, "a certificate, PEM"))?;
-        let Some(first) = chain.first() else {
-            return Err(whole(
-                certificate,
-                "holds no certificate; it must be a PEM file with \"BEGIN CERTIFICATE\"".to_owned(),
-            ));
-        };
+        let chain = read(certificate)?;
+        let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
         let (names, expires) = describe(first).map_err(|message| whole(certificate, message))?;
         let private = PrivateKeyDer::from_pem_file(key)
             .map_err(|e| unreadable(key, e, "a private key, PEM without password"))?;
@@ -55,6 +48,20 @@ impl Certificate {
         }
         Ok(Self { certified: Arc::new(certified), names, expires })
     }
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = read.map_err(|e| unreadable(path, e, "a certificate, PEM"))?;
+    if found.is_empty() {
+        let message = "holds no certificate; it must be a PEM file with \"BEGIN CERTIFICATE\"";
+        return Err(FileError::whole(&path.display().to_string(), message));
+    }
+    Ok(found)
 }
 
 fn unreadable(path: &Path, error: pem::Error, wanted: &str) -> FileError {

@@ -4,12 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::claims::{is_name, principal};
 use super::{CertificateConfig, Invalid, Principal, Problem};
+use crate::certificate;
 
 /// The provider.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(super) struct Certificate {
 impl Certificate {
     pub(super) fn new(config: &CertificateConfig, base: &Path) -> Result<Certificate, Problem> {
         let ca = base.join(&config.ca);
-        certificates(&ca).map_err(|problem| ("ca", problem))?;
+        certificate::read(&ca).map_err(|problem| ("ca", problem.to_string()))?;
         Ok(Certificate { name: config.name.clone(), ca })
     }
 
@@ -61,15 +60,5 @@ impl Certificate {
         let first = names.first().ok_or(Invalid::Subject)?.clone();
         let names = names.into_iter().filter(|name| is_name(name)).collect();
         principal(&self.name, &first, names, Vec::new(), Some(expires))
-    }
-}
-
-/// The certificates of a PEM file, at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(found) if found.is_empty() => Err(format!("{} holds no certificate in PEM form", path.display())),
-        Ok(found) => Ok(found),
-        Err(e) => Err(format!("{} cannot be read: {e}", path.display())),
     }
 }

@@ -1,11 +1,10 @@
 //! Files that are looked at whenever somebody's identity depends on them.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::file::Watched;
+use crate::file::{self, Watched};
 
 /// Reads `path`.
 ///
@@ -16,8 +15,7 @@ pub(super) fn open<T: 'static>(
     parse: fn(&str) -> Result<T, String>,
 ) -> Result<Watched<T, String>, String> {
     Watched::open(vec![path.clone()], move || {
-        let text =
-            fs::read_to_string(&path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+        let text = file::read(&path).map_err(|e| e.to_string())?;
         parse(&text).map_err(|problem| format!("{}: {problem}", path.display()))
     })
 }

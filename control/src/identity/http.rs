@@ -8,7 +8,8 @@ use std::time::Duration;
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
-use super::{Problem, certificate};
+use super::Problem;
+use crate::certificate;
 
 /// Longest wait for an authority, from the wait for a free place to the last byte.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +47,8 @@ pub(super) fn client(url: &Url, ca: Option<&Path>) -> Result<Client, Problem> {
         builder = builder.no_proxy().tls_certs_only([]);
     }
     if let Some(ca) = ca {
-        let trusted: Vec<Certificate> = certificate::certificates(ca)
+        let trusted: Vec<Certificate> = certificate::read(ca)
+            .map_err(|e| e.to_string())
             .and_then(|found| {
                 found.iter().map(|der| Certificate::from_der(der).map_err(|e| e.to_string())).collect()
             })

@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
@@ -23,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::certificate::Certificate;
+use crate::certificate::{self, Certificate};
 use crate::file::{FileError, Watched};
 
 /// For the TLS handshake, and again for HTTP/2's preface after it. From there on the server asks whether the client lives.
@@ -56,11 +54,7 @@ fn read(certificate: &Path, key: &Path, clients: &[PathBuf]) -> Result<ServerCon
             let wrong = |path: &Path, why: String| FileError::whole(&path.display().to_string(), why);
             let mut roots = RootCertStore::empty();
             for file in clients {
-                let certificates =
-                    CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-                let certificates =
-                    certificates.map_err(|e| wrong(file, format!("holds no CA certificates, PEM ({e})")))?;
-                for root in certificates {
+                for root in certificate::read(file)? {
                     roots
                         .add(root)
                         .map_err(|e| wrong(file, format!("holds a certificate that is no CA's ({e})")))?;
