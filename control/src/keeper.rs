@@ -448,7 +448,7 @@ impl Keeper {
     ) -> Step<Session> {
         self.link.call(request).await?;
         let relaying = Session { state: State::Active, ..planned.clone() };
-        if let Err(error) = self.store.put(std::slice::from_ref(&relaying)).await {
+        if let Err(error) = self.store.put(&relaying).await {
             self.link.call(undo).await?;
             return Err(error.into());
         }
@@ -460,15 +460,7 @@ impl Keeper {
     fn new_session(&self, who: &Principal, open: &Open, state: State, wait: u64) -> Step<New> {
         let Open { uid, ask, path, labels } = open;
         let grant = self.policy.get().decide(who, ask)?;
-        let uid = match uid {
-            Some(uid) => uid.clone(),
-            None => Uid::new(&format!(
-                "{:016x}{:016x}",
-                crate::book::ports::random(),
-                crate::book::ports::random()
-            ))
-            .map_err(|e| StepError::Invalid(e.to_string()))?,
-        };
+        let uid = uid.clone().unwrap_or_else(Uid::random);
         let (path, address) = self.place(ask.role, path.as_deref(), &grant.sources)?;
         let now = unix(SystemTime::now());
         let lease = grant.lease.as_secs().max(1);
@@ -660,7 +652,7 @@ impl Keeper {
                 .call(Request::FlowApply { add: vec![], replace: vec![], delete: vec![], renew })
                 .await?;
         }
-        Ok(self.store.put(std::slice::from_ref(session)).await?)
+        Ok(self.store.put(session).await?)
     }
 
     /// Admits no new connection; the session ends with its last one.
@@ -670,7 +662,7 @@ impl Keeper {
     pub async fn drain(&self, who: Principal, name: Name) -> Step<Session> {
         let (session, _turn) = self.turn(&who, &name).await?;
         let session = self.with(|inner| inner.book.drain(&session.key(), "drained by its user"))?;
-        let kept = self.store.put(std::slice::from_ref(&session)).await;
+        let kept = self.store.put(&session).await;
         self.drain_flows(&session).await?;
         kept?;
         Ok(session)
@@ -708,7 +700,7 @@ impl Keeper {
         let gone = || BookError::NotFound(key.uid.clone());
         let releasing = self.with(|inner| inner.book.release(&key, session.id, why)).ok_or_else(gone)?;
         if matches!(had, State::Active | State::Draining | State::Releasing) {
-            let forgotten = self.store.remove(&[session.id]).await;
+            let forgotten = self.store.remove(session.id).await;
             // Its traffic stops even when the state file cannot be written.
             self.delete_flows(&session.flow_names(&self.settings.owner)).await?;
             forgotten?;

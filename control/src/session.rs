@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rand;
 use forwarder::api::{FlowSpec, Proto};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,11 @@ impl Uid {
             true => Err(BadUid),
             false => Ok(Self(text.to_owned())),
         }
+    }
+
+    /// One that nobody else has chosen.
+    pub fn random() -> Self {
+        Self(format!("{:016x}{:016x}", random(), random()))
     }
 
     /// Its text.
@@ -222,6 +228,14 @@ impl Session {
     pub fn flow_lease(&self, now: u64) -> u64 {
         self.expires.saturating_sub(now) + LEASE_MARGIN
     }
+}
+
+/// 64 bits of the system's randomness. It cannot fail once the process has begun, where the library's own start would have.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    let filled = rand::fill(&mut bytes);
+    debug_assert!(filled.is_ok());
+    u64::from_ne_bytes(bytes)
 }
 
 /// Seconds since 1970.

@@ -68,7 +68,7 @@ enum Change {
     Instance(String),
 }
 
-type Job = (Vec<Change>, oneshot::Sender<Result<(), StoreError>>);
+type Job = (Change, oneshot::Sender<Result<(), StoreError>>);
 
 /// Writes the state file; changes that are waiting are committed together. When a call returns, what it wrote survives a crash.
 #[derive(Debug)]
@@ -109,22 +109,21 @@ impl Store {
         Ok((Store { jobs }, kept))
     }
 
-    /// Puts sessions in the place of their older records.
+    /// Puts a session in the place of its older record.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn put(&self, sessions: &[Session]) -> Result<(), StoreError> {
-        let record = |s: &Session| Ok(Change::Put(s.id, serde_json::to_vec(s)?));
-        let changes = sessions.iter().map(record).collect::<Result<_, serde_json::Error>>();
-        self.change(changes.map_err(|e| StoreError::Commit(e.to_string()))?).await
+    pub async fn put(&self, session: &Session) -> Result<(), StoreError> {
+        let record = serde_json::to_vec(session).map_err(|e| StoreError::Commit(e.to_string()))?;
+        self.change(Change::Put(session.id, record)).await
     }
 
-    /// Removes sessions; those that are not there are no error.
+    /// Removes a session; one that is not there is no error.
     ///
     /// # Errors
     /// It could not be written.
-    pub async fn remove(&self, ids: &[u64]) -> Result<(), StoreError> {
-        self.change(ids.iter().map(|id| Change::Remove(*id)).collect()).await
+    pub async fn remove(&self, id: u64) -> Result<(), StoreError> {
+        self.change(Change::Remove(id)).await
     }
 
     /// Notes which run of the forwarder knows of our flows.
@@ -132,15 +131,12 @@ impl Store {
     /// # Errors
     /// It could not be written.
     pub async fn set_instance(&self, instance: &str) -> Result<(), StoreError> {
-        self.change(vec![Change::Instance(instance.to_owned())]).await
+        self.change(Change::Instance(instance.to_owned())).await
     }
 
-    async fn change(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+    async fn change(&self, change: Change) -> Result<(), StoreError> {
         let (done, outcome) = oneshot::channel();
-        self.jobs.send((changes, done)).map_err(|_| StoreError::Gone)?;
+        self.jobs.send((change, done)).map_err(|_| StoreError::Gone)?;
         outcome.await.map_err(|_| StoreError::Gone)?
     }
 }
@@ -212,7 +208,7 @@ fn commit(database: &Database, jobs: &[Job]) -> Result<(), redb::Error> {
     // The last word on each record is the one that counts.
     let mut records: HashMap<u64, Option<&[u8]>> = HashMap::new();
     let mut instance = None;
-    for change in jobs.iter().flat_map(|(changes, _)| changes) {
+    for (change, _) in jobs {
         match change {
             Change::Put(id, record) => _ = records.insert(*id, Some(record)),
             Change::Remove(id) => _ = records.insert(*id, None),

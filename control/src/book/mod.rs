@@ -18,10 +18,10 @@ use std::ops::RangeInclusive;
 use forwarder::api::Proto;
 
 use crate::policy::Grant;
-use crate::session::{Key, Name, Session, State, Uid};
+use crate::session::{Key, Name, Session, State, Uid, random};
 use ports::Ports;
 
-pub(crate) mod ports;
+mod ports;
 
 /// What all sessions together may hold.
 #[derive(Debug, Clone)]
@@ -177,7 +177,7 @@ impl Book {
                 "{listeners} listeners are asked for on {address} and {free} of its range are free; ask for fewer, or try again later"
             ));
         };
-        session.id = ports::random();
+        session.id = random();
         session.listeners = taken;
         self.charge(&charged, session.rate);
         session.charged = charged;

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use aws_lc_rs::rand;
 use forwarder::api::Proto;
+
+use crate::session::random;
 
 /// The port numbers of one range, on any addresses. TCP and UDP have each their own.
 #[derive(Debug)]
@@ -80,14 +81,6 @@ impl Ports {
 /// A number below `n`, which is not 0, that cannot be foretold. Of a few thousand the first are not noticeably more likely.
 fn below(n: usize) -> usize {
     (random() % n as u64) as usize
-}
-
-/// 64 bits of the system's randomness. It cannot fail once the process has begun, where the library's own start would have.
-pub(crate) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    let filled = rand::fill(&mut bytes);
-    debug_assert!(filled.is_ok());
-    u64::from_ne_bytes(bytes)
 }
 
 #[cfg(test)]

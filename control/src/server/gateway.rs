@@ -20,7 +20,7 @@ use crate::keeper::{Open, Step, StepError, parse_targets};
 use crate::policy::{Ask, Refusal, Role};
 use crate::proto::gateway as wire;
 use crate::proto::gateway::gateway_server::Gateway;
-use crate::session::{Key, Name, Session, State};
+use crate::session::{Name, Session, State};
 
 /// Most labels of a session, and most bytes of a name or value.
 const MAX_LABELS: usize = 32;
@@ -121,7 +121,7 @@ impl Gateway for Service {
         if !uid.is_empty() {
             let find = || self.0.keeper.get(&caller.who, &uid_of(&uid)?.into());
             let session = find().map_err(Status::from)?;
-            seen = Seen::One(session.key(), session.id);
+            seen = Seen::One(session.id);
         }
         let now: Vec<Session> =
             self.0.keeper.look(|book| book.iter().filter(|s| seen.includes(s)).cloned().collect());
@@ -187,7 +187,8 @@ impl Gateway for Service {
 enum Seen {
     All,
     Of(String),
-    One(Key, u64),
+    /// By id.
+    One(u64),
 }
 
 impl Seen {
@@ -195,7 +196,7 @@ impl Seen {
         match self {
             Seen::All => true,
             Seen::Of(owner) => &session.owner == owner,
-            Seen::One(key, id) => session.id == *id && session.owner == key.owner,
+            Seen::One(id) => session.id == *id,
         }
     }
 }

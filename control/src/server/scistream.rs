@@ -49,24 +49,25 @@ impl Control for Service {
     async fn hello(&self, request: Request<Hello>) -> Result<Response<AppResponse>, Status> {
         let (caller, Hello { uid, prod_listeners, role }) = self.0.caller("hello", request).await?;
         let what = json!({"role": role, "prod_listeners": prod_listeners});
-        let producer = role_of(&role).map(|role| role == Role::Producer);
         let hello = || {
             let uid = uid_of(&uid)?;
-            let word = Word { targets: prod_listeners, producer: role_of(&role)? == Role::Producer };
+            let producer = role_of(&role)? == Role::Producer;
+            let word = Word { targets: prod_listeners, producer };
             if word.targets.len() > MAX_TEXTS || word.targets.iter().any(|text| text.len() > MAX_TEXTS) {
                 return Err(StepError::Invalid(format!(
                     "prod_listeners are at most {MAX_TEXTS} texts of so many bytes"
                 )));
             }
-            self.0.keeper.hello(&caller.who, &uid.into(), word)
+            Ok((self.0.keeper.hello(&caller.who, &uid.into(), word)?, producer))
         };
         let outcome = hello();
-        let session = self.0.decide(&Asked { caller, uid, what }, outcome, |session| session)?;
+        let (session, producer) =
+            self.0.decide(&Asked { caller, uid, what }, outcome, |(session, _)| session)?;
         Ok(Response::new(match producer {
-            Ok(true) => {
-                AppResponse { message: "Sending Prod listeners...".to_owned(), listeners: Vec::new() }
+            true => AppResponse { message: "Sending Prod listeners...".to_owned(), listeners: Vec::new() },
+            false => {
+                AppResponse { message: "Sending listeners...".to_owned(), listeners: listeners(&session) }
             }
-            _ => AppResponse { message: "Sending listeners...".to_owned(), listeners: listeners(&session) },
         }))
     }
 
