@@ -1,5 +1,6 @@
 //! SciStream's control plane: the control server S2CS, its user client S2UC, and the client of the forwarder's control socket.
 
+pub mod args;
 pub mod audit;
 pub mod book;
 pub mod certificate;

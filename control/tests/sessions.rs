@@ -15,7 +15,7 @@ use control::proto::scistream::control_client::ControlClient;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::task::JoinHandle;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 /// The last is the administrator: he may see and end what others have, and has no rule to open anything by.
@@ -151,11 +151,10 @@ struct Clients {
 
 impl Clients {
     async fn new(site: &Site) -> Clients {
-        let ca = Certificate::from_pem(std::fs::read(site.ca()).unwrap());
-        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
-        let channel = Channel::from_shared(format!("https://127.0.0.1:{}", site.address().port())).unwrap();
-        let channel = channel.tls_config(tls).unwrap().connect().await.unwrap();
-        Clients { channel, tokens: USERS.map(|user| site.token(user).to_owned()).into() }
+        Clients {
+            channel: site.channel().await,
+            tokens: USERS.map(|user| site.token(user).to_owned()).into(),
+        }
     }
 
     fn say<T>(&self, user: usize, message: T) -> Request<T> {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+
 use super::forwarder::Forwarder;
 
 const S2CS: &str = env!("CARGO_BIN_EXE_s2cs");
@@ -58,6 +60,16 @@ impl Site {
     /// Where it serves.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// A new connection.
+    pub(crate) async fn channel(&self) -> Channel {
+        // The first there is stays.
+        _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let ca = Certificate::from_pem(fs::read(self.ca()).unwrap());
+        let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+        let endpoint = Channel::from_shared(format!("https://{}", self.address())).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
     /// The root of trust for clients.

@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::common::site::{Settings, Site};
-use super::{PATIENCE, User, ask, channel, code, until};
+use super::{PATIENCE, User, ask, code, until};
 
 /// A connection with TLS, and nothing said on it.
 pub(crate) async fn tls(site: &Site) -> TlsStream<TcpStream> {
@@ -89,7 +89,7 @@ async fn a_message_too_long_or_not_of_texts_is_refused_with_its_code() {
     let long = OpenRequest { targets: vec!["10.81.0.9:7000".into(); 1025], ..ask("long") };
     assert_eq!(code(alice.open(long).await), Code::InvalidArgument);
 
-    let mut grpc = tonic::client::Grpc::new(channel(&site).await);
+    let mut grpc = tonic::client::Grpc::new(site.channel().await);
     for (method, of) in [("scistream.gateway.v1.Gateway", "Get"), ("scistream.Control", "release")] {
         grpc.ready().await.unwrap();
         let mut request = Request::new(Bytes { uid: vec![b'a', 0xff, 0xfe] });
@@ -104,7 +104,7 @@ async fn a_message_too_long_or_not_of_texts_is_refused_with_its_code() {
 #[tokio::test]
 async fn reflection_lists_both_services() {
     let site = Site::new(&Settings::default());
-    let mut reflection = ServerReflectionClient::new(channel(&site).await);
+    let mut reflection = ServerReflectionClient::new(site.channel().await);
     let message_request = Some(MessageRequest::ListServices(String::new()));
     let request = ServerReflectionRequest { host: String::new(), message_request };
     let answer = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();

@@ -66,10 +66,7 @@ async fn the_audit_file_has_a_line_for_each_decision_and_no_secret() {
     assert_eq!(code(bob.close(hostile).await), Code::NotFound);
     alice.renew(hostile, Some(60)).await.unwrap();
     let secret = "nobodys-secret-token";
-    assert_eq!(
-        code(User::on(super::channel(&site).await, secret).open(ask("x")).await),
-        Code::Unauthenticated
-    );
+    assert_eq!(code(User::on(site.channel().await, secret).open(ask("x")).await), Code::Unauthenticated);
     // Looking is not deciding.
     alice.get(hostile).await.unwrap();
     alice.list().await;

@@ -9,7 +9,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::common::site::{Settings, Site};
-use super::{User, agree, ask, channel, code, flow_of, page, port, seconds, until};
+use super::{User, agree, ask, code, flow_of, page, port, seconds, until};
 
 #[tokio::test]
 async fn renewing_moves_the_end_of_a_session_and_of_its_flow() {
@@ -221,7 +221,7 @@ async fn a_forwarder_that_comes_and_goes_while_sessions_do_has_just_theirs() {
 #[tokio::test]
 async fn health_tells_whether_the_forwarder_is_there() {
     let mut site = Site::new(&Settings::default());
-    let mut health = HealthClient::new(channel(&site).await);
+    let mut health = HealthClient::new(site.channel().await);
     for away in [false, true, false] {
         site.forwarder.stop();
         if !away {

@@ -13,7 +13,6 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use control::proto::gateway::gateway_client::GatewayClient;
@@ -24,7 +23,7 @@ use forwarder::api::{FlowInfo, FlowSpec, Proto};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use common::site::Site;
@@ -52,19 +51,9 @@ struct User {
     control: ControlClient<Line>,
 }
 
-/// A new connection to a site.
-async fn channel(site: &Site) -> Channel {
-    // The first there is stays.
-    _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let ca = Certificate::from_pem(fs::read(site.ca()).unwrap());
-    let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
-    let endpoint = Channel::from_shared(format!("https://{}", site.address())).unwrap();
-    endpoint.tls_config(tls).unwrap().connect().await.unwrap()
-}
-
 impl User {
     async fn new(site: &Site, name: &str) -> User {
-        User::on(channel(site).await, site.token(name))
+        User::on(site.channel().await, site.token(name))
     }
 
     fn on(channel: Channel, token: &str) -> User {

@@ -288,7 +288,7 @@ async fn metrics_tell_sessions_by_state_and_decisions() {
     alice.open(ask("b")).await.unwrap();
     alice.close("b").await.unwrap();
     assert_eq!(code(alice.close("b").await), Code::NotFound);
-    assert_eq!(code(User::on(super::channel(&site).await, "x").get("a").await), Code::Unauthenticated);
+    assert_eq!(code(User::on(site.channel().await, "x").get("a").await), Code::Unauthenticated);
     let (status, text) = page(&site, "/metrics").await;
     assert_eq!(status, 200);
     for line in [
@@ -307,7 +307,7 @@ async fn metrics_tell_sessions_by_state_and_decisions() {
     }
     assert!(text.ends_with("# EOF\n"));
     let refused: Result<Response<_>, Status> =
-        control::proto::gateway::gateway_client::GatewayClient::new(super::channel(&site).await)
+        control::proto::gateway::gateway_client::GatewayClient::new(site.channel().await)
             .get_gateway(GetGatewayRequest {})
             .await;
     assert_eq!(code(refused), Code::Unauthenticated);

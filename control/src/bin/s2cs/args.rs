@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use control::args::ProtoArg;
 use control::config::Options;
 use control::file::parse_prefix;
 use control::identity::Principal;
 use control::policy::{Ask, Role};
-use forwarder::api::{Proto, lease, rate};
+use forwarder::api::{lease, rate};
 use ipnet::IpNet;
 
 const EXIT_CODES: &str = "\
@@ -206,21 +207,6 @@ impl From<RoleArg> for Role {
         match role {
             RoleArg::Producer => Role::Producer,
             RoleArg::Consumer => Role::Consumer,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ProtoArg {
-    Tcp,
-    Udp,
-}
-
-impl From<ProtoArg> for Proto {
-    fn from(proto: ProtoArg) -> Proto {
-        match proto {
-            ProtoArg::Tcp => Proto::Tcp,
-            ProtoArg::Udp => Proto::Udp,
         }
     }
 }

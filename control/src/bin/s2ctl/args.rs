@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use forwarder::api::{self, FlowSpec, MssClamp, Proto, Request, lease, rate};
+use clap::{Args, Parser, Subcommand};
+use control::args::ProtoArg;
+use forwarder::api::{self, FlowSpec, MssClamp, Request, lease, rate};
 use ipnet::IpNet;
 
 const EXIT_CODES: &str = "\
@@ -160,21 +161,6 @@ pub(crate) enum Conn {
 pub(crate) enum Port {
     /// Ports with their counters and neighbors
     List,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum ProtoArg {
-    Tcp,
-    Udp,
-}
-
-impl From<ProtoArg> for Proto {
-    fn from(proto: ProtoArg) -> Proto {
-        match proto {
-            ProtoArg::Tcp => Proto::Tcp,
-            ProtoArg::Udp => Proto::Udp,
-        }
-    }
 }
 
 impl From<Spec> for FlowSpec {
