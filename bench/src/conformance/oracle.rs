@@ -5,7 +5,7 @@
 //! fast it happens: what has to come is waited for with much patience, and what must not come is looked for after a
 //! packet that was sent later has been answered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -540,13 +540,22 @@ impl Lab {
         Ok(())
     }
 
-    /// Connections under a flow.
-    pub(super) fn connections(&self, flow: &str) -> Result<Vec<ConnectionInfo>> {
-        let flow = Some(flow.to_owned());
-        match self.relay()?.call(Request::ConnectionList { flow, limit: None })? {
+    /// Connections, under one flow or all.
+    pub(super) fn connections(&self, flow: Option<&str>) -> Result<Vec<ConnectionInfo>> {
+        let request = Request::ConnectionList { flow: flow.map(str::to_owned), limit: None };
+        match self.relay()?.call(request)? {
             Reply::Connections { connections, .. } => Ok(connections),
             other => bail!("not a list of connections: {other:?}"),
         }
+    }
+
+    /// The next port beside a connection's source that no connection came from: the relay chooses sources at random, and
+    /// the nearest may be an earlier test's.
+    pub(super) fn free_source(&self, conn: &Conn) -> Result<SocketAddr> {
+        let taken: HashSet<u16> = self.connections(None)?.iter().map(|c| c.source.port()).collect();
+        let mut ports = (0..=u16::MAX).map(|n| conn.source.port() ^ n);
+        let free = ports.find(|p| *p != 0 && !taken.contains(p)).context("every port is a source")?;
+        Ok(SocketAddr::new(conn.source.ip(), free))
     }
 
     /// Stops the relay and looks at its ledger.

@@ -36,7 +36,7 @@ fn flow(proto: forwarder::api::Proto, v4: bool) -> Flow {
 }
 
 fn alive(lab: &Lab, conn: &Conn) -> Result<bool> {
-    let all = lab.connections(&name(conn.proto, 5000, conn.client.is_ipv4()))?;
+    let all = lab.connections(Some(&name(conn.proto, 5000, conn.client.is_ipv4())))?;
     Ok(all.iter().any(|c| c.client == conn.client))
 }
 
