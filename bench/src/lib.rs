@@ -5,11 +5,19 @@
 //! the RFCs packet by packet, [`mod@core`] counts what a packet costs, and [`control`] how quick the control server is.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod conformance;
 pub mod control;
 pub mod core;
 pub mod demo;
+pub mod emulate;
+pub mod host;
+pub mod live;
+pub mod pktgen;
+pub mod report;
+pub mod result;
 pub mod size;
 pub mod stream;
 pub mod topology;
 pub mod traffic;
+pub mod wan;

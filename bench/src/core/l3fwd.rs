@@ -41,7 +41,7 @@ fn program() -> Result<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache =
         cache.or_else(home).context("l3fwd has no place to be built in; set HOME or XDG_CACHE_HOME")?;
-    let version = super::facts::text_of("pkg-config", &["--modversion", "libdpdk"]);
+    let version = crate::host::text_of("pkg-config", &["--modversion", "libdpdk"]);
     let dir = cache.join("scistream").join(format!("l3fwd-{version}-{EDITION}"));
     let program = dir.join("l3fwd/build/l3fwd-shared");
     if !program.is_file() {

@@ -95,19 +95,22 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{}, {} cores, {} GiB; {}; DPDK {}; TSC {} MHz; {}; commit {}",
-            s.cpu,
-            s.cores,
-            s.memory_gib,
-            s.kernel,
-            s.dpdk,
+            s.host.cpu,
+            s.host.cores,
+            s.host.memory_gib,
+            s.host.kernel,
+            s.host.dpdk,
             s.tsc_hz.unwrap_or(0) / 1_000_000,
             if s.hugepages { "hugepages" } else { "4 KiB pages" },
-            s.commit
+            s.host.commit
         )?;
         writeln!(
             f,
             "bursts of {}, core {}, {} rounds, load {} at the start",
-            s.burst, s.core, s.rounds, s.load
+            s.burst,
+            s.core,
+            s.rounds,
+            s.host.load.map_or("unknown".to_owned(), |l| l.to_string())
         )?;
         if quick {
             writeln!(f, "a quick run shows that everything works; its figures mean nothing")?;

@@ -1,5 +1,11 @@
 //! `s2bench`: streams of known bytes, the relay in a box, and the demo.
 
+mod compare;
+mod live;
+mod pktgen;
+mod report;
+mod wan;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +47,16 @@ enum Command {
     Control(ControlArgs),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
+    /// Stands between two interfaces or DPDK ports as a WAN: delay, rate, loss and what else paths do.
+    Wan(wan::Args),
+    /// Generates packets at a rate and judges what comes back: loss, order, latency, the zero-loss rate.
+    Pktgen(pktgen::Args),
+    /// Runs the same streams through this relay and through what else is used, and sets them side by side.
+    Compare(compare::Args),
+    /// Makes one page, a table, CSV and JSON of result files.
+    Report(report::Args),
+    /// Serves a page that shows a running stream, for a monitor.
+    Live(live::Args),
 }
 
 #[derive(Args)]
@@ -236,6 +252,11 @@ fn main() -> ExitCode {
         Command::Core(args) => measure(&args),
         Command::Control(args) => measure_control(&args),
         Command::Topology(args) => hold(&args),
+        Command::Wan(args) => wan::run(&args),
+        Command::Pktgen(args) => pktgen::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Live(args) => live::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,10 @@
+//! The command `s2bench report`.
+
+use std::process::ExitCode;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("report is being built")
+}

@@ -1,0 +1,1 @@
+//! One report from result files.
