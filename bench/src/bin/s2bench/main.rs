@@ -2,6 +2,7 @@
 
 mod compare;
 mod live;
+mod naive;
 mod pktgen;
 mod report;
 mod wan;
@@ -53,6 +54,8 @@ enum Command {
     Pktgen(pktgen::Args),
     /// Runs the same streams through this relay and through what else is used, and sets them side by side.
     Compare(compare::Args),
+    /// Buffers and forwards TCP in user space, as the first data server did: a peer to compare with.
+    Naive(naive::Args),
     /// Makes one page, a table, CSV and JSON of result files.
     Report(report::Args),
     /// Serves a page that shows a running stream, for a monitor.
@@ -255,6 +258,7 @@ fn main() -> ExitCode {
         Command::Wan(args) => wan::run(&args),
         Command::Pktgen(args) => pktgen::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Naive(args) => naive::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Live(args) => live::run(&args),
     };
