@@ -35,6 +35,7 @@ pub use facts::Facts;
 pub use goals::{Bound, GOALS, Goal, Judged, Verdict};
 pub use projection::Projected;
 pub use report::{Report, Series};
+pub(crate) use rings::pin;
 pub use row::{Figure, Need, Program, Row, Settings, Unit};
 pub use rows::ROWS;
 
