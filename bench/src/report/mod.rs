@@ -1,1 +1,15 @@
-//! One report from result files.
+//! What result files say: who did how well, whether our goals are met, and by how much not.
+//!
+//! [`Summary`] is the pure middle of it: runs in, figures and verdicts out. It prints itself as tables; what makes a page, a
+//! Markdown file, CSV or JSON of it stands beside it.
+
+pub mod figure;
+mod goals;
+mod grid;
+mod summary;
+pub mod text;
+
+pub use figure::Figure;
+pub use goals::{Ahead, Judged, Verdict};
+pub use grid::Grid;
+pub use summary::{Added, Group, Row, Setting, Summary, is_ours};

@@ -1,0 +1,4 @@
+//! Reports, from outside.
+
+mod fixture;
+mod summary;
