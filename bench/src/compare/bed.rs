@@ -202,7 +202,7 @@ impl Bed {
         let nodes = nodes.filter_map(|(side, node)| Some((side.name(), node.process()?)));
         let said = nodes.chain(wan).map(|(name, process)| (name, process.said()));
         let said = said.filter(|(_, text)| !text.is_empty());
-        said.map(|(name, text)| format!("; {name} wrote: {text}")).collect()
+        said.map(|(name, text)| format!("; {name} wrote: {}", last_lines(&text))).collect()
     }
 
     /// Processor time of both gateways' processes, in seconds; none when the kernel forwards.
@@ -247,4 +247,10 @@ fn wan(netns: Netns, args: &[String], ground: &Ground) -> Result<(Process, Netns
     let mut process = netns.spawn("taskset", &line)?;
     process.wait_for("ready", WAN)?;
     Ok((process, netns))
+}
+
+/// The end of what a program wrote: enough for a message.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(3)..].join(" | ")
 }

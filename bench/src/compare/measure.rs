@@ -31,8 +31,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub struct Traffic {
     /// How long each runs.
     pub duration: Duration,
-    /// Connections at a time.
-    pub connections: u16,
+    /// Connections at a time; none: the profile's number.
+    pub connections: Option<u16>,
     /// A file with further profiles.
     pub profiles: Option<PathBuf>,
     /// What the figures are.
@@ -75,13 +75,12 @@ pub fn measure(
 
     let (before, cpu, cpu_source) = (bed.stats(Duration::ZERO)?, bed.cpu(), super::cpu::of(source.pid()));
     let file = bed.dir().join("run.json");
-    let (duration, parallel) = (format!("{}ms", traffic.duration.as_millis()), traffic.connections.to_string());
-    let json = file.to_string_lossy().into_owned();
-    let mut args = vec!["--profile", &cell.profile, "--duration", &duration, "--parallel", &parallel];
-    args.extend(["--json", &json]);
+    let (duration, json) = (format!("{}ms", traffic.duration.as_millis()), file.to_string_lossy().into_owned());
+    let mut args = vec!["--profile", &cell.profile, "--duration", &duration, "--json", &json];
+    let parallel = traffic.connections.map(|n| n.to_string());
     let profiles = traffic.profiles.as_ref().map(|file| file.to_string_lossy().into_owned());
-    if let Some(profiles) = &profiles {
-        args.extend(["--profiles", profiles]);
+    for (flag, value) in [("--parallel", &parallel), ("--profiles", &profiles)] {
+        args.extend(value.iter().flat_map(|value| [flag, value]));
     }
     let mut sink = bed.sink(&args)?;
     let cut = watch(&mut bed, &mut source, &mut sink, traffic.duration + GRACE, stop)?;

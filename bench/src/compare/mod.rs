@@ -20,6 +20,7 @@ pub use measure::{Cell, Traffic};
 pub use path::Path;
 pub use stop::Stop;
 
+use crate::report::Summary;
 use crate::result::{self, Omitted, Series};
 use crate::topology::{find_binary, find_tool};
 use progress::Progress;
@@ -73,7 +74,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
     keep(&series)?;
     let jobs = jobs(options, &mut series.omitted);
     let mut progress = Progress::new(jobs.len() as u64 * u64::from(options.rounds));
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<String> = Vec::new();
     'series: for round in 1..=options.rounds {
         for (cell, approach) in &jobs {
             if stop.asked() {
@@ -99,11 +100,13 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
         }
         keep(&series)?;
     }
-    if stop.asked() {
-        wrong.insert(0, "interrupted".to_owned());
-    }
-    series.partial = !wrong.is_empty();
-    series.error = series.partial.then(|| wrong.join("; "));
+    series.error = match &wrong[..] {
+        _ if stop.asked() => Some("interrupted".to_owned()),
+        [] => None,
+        [one] => Some(one.clone()),
+        [first, others @ ..] => Some(format!("{first}; and {} more runs went wrong", others.len())),
+    };
+    series.partial = series.error.is_some();
     keep(&series)?;
     Ok(series)
 }
@@ -148,7 +151,7 @@ pub fn settings(options: &Options) -> String {
 /// The result as people read it.
 #[must_use]
 pub fn table(series: &Series) -> String {
-    series.runs.iter().map(|run| format!("{:?}\n", run.start.approach)).collect()
+    Summary::of(std::slice::from_ref(series)).to_string()
 }
 
 /// What a round runs; what cannot run is noted.

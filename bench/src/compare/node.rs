@@ -1,6 +1,7 @@
 //! A gateway at work for an approach: what was set up on it, and the process that relays, if one does.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,9 @@ impl Node {
                 addresses(&netns, gate)?;
                 if let Some(Tls { certificate, key }) = tls {
                     write(dir, "stunnel.crt", certificate)?;
-                    write(dir, "stunnel.pem", &format!("{key}{certificate}"))?;
+                    let both = write(dir, "stunnel.pem", &format!("{key}{certificate}"))?;
+                    // It warns of a key that others could read, wherever it is.
+                    fs::set_permissions(both, fs::Permissions::from_mode(0o600)).context("cannot guard a key")?;
                 }
                 for (name, text) in files {
                     write(dir, name, &text)?;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::result::PathFacts;
+use crate::wan::preset::Preset;
 
 /// Rate for which the kernel's buffers are made when a path has no limit of its own, in bits a second.
 const RATE: f64 = 10e9;
@@ -22,11 +23,22 @@ impl Path {
     /// # Errors
     /// There is none of that name.
     pub fn find(name: &str, mtu: u16) -> Result<Path> {
-        let facts = PathFacts { mtu, by: "none".into(), ..PathFacts::default() };
         if name == "none" {
+            let facts = PathFacts { mtu, by: "none".into(), ..PathFacts::default() };
             return Ok(Path { facts, wan: None });
         }
-        bail!("there is no path {name}; there is none")
+        let Some(preset) = Preset::ALL.into_iter().find(|preset| preset.name() == name) else {
+            let known = Preset::ALL.map(Preset::name).join(", ");
+            bail!("there is no path {name:?}; there are none, {known}");
+        };
+        let facts = PathFacts {
+            preset: Some(name.to_owned()),
+            rtt_ms: preset.rtt().0 as f64 / 1e6,
+            mtu,
+            by: "s2bench wan".into(),
+            ..PathFacts::default()
+        };
+        Ok(Path { facts, wan: Some(vec!["--preset".into(), name.into()]) })
     }
 
     /// What it is, for results.
@@ -83,6 +95,9 @@ mod tests {
     #[test]
     fn an_unknown_path_is_told_those_that_are() {
         let error = Path::find("moon", 1500).unwrap_err().to_string();
-        assert!(error.contains("moon") && error.contains("none"), "{error}");
+        assert!(error.contains("moon") && error.contains("none, metro"), "{error}");
+        let path = Path::find("starlight-dallas", 9000).unwrap();
+        assert_eq!((path.facts().rtt_ms, path.facts().mtu, path.name()), (20.0, 9000, "starlight-dallas"));
+        assert_eq!(path.wan().unwrap(), ["--preset", "starlight-dallas"]);
     }
 }

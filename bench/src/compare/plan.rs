@@ -7,9 +7,9 @@ use super::path::Path;
 use crate::stream::Carrier;
 
 /// The profile that is sent at a pace: for delay and jitter.
-pub const PACED: &str = "constant";
+pub const PACED: &str = "steady";
 /// The profile that is sent as fast as it goes: for throughput.
-pub const FAST: &str = "fast";
+pub const FAST: &str = "bulk";
 /// The path with delay in a full set.
 const FAR: &str = "starlight-dallas";
 

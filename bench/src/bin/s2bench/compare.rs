@@ -42,9 +42,9 @@ pub(crate) struct Args {
     /// Paths between the gateways: `none`, or presets of `s2bench wan` [default: none,starlight-dallas, quick: none].
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     paths: Vec<String>,
-    /// Connections at a time.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
-    connections: u16,
+    /// Connections at a time; the profile's number when not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
+    connections: Option<u16>,
     /// IP family of the streams.
     #[arg(long, value_enum, default_value = "v4")]
     family: Family,
