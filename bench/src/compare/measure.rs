@@ -88,8 +88,7 @@ pub fn measure(
     let why = cut.or_else(|| failed.then(|| format!("the sink failed: {}", sink.said())));
 
     let Ok(series) = Series::read(&file) else {
-        let why = why.unwrap_or_else(|| "the sink wrote no result".to_owned());
-        bail!("{why}{}", bed.said());
+        bail!(why.unwrap_or_else(|| "the sink wrote no result".to_owned()));
     };
     let mut run = series.runs.into_iter().next().ok_or_else(|| anyhow!("the sink's result has no run"))?;
     run.start.label = traffic.label;
@@ -111,7 +110,7 @@ pub fn measure(
     }
     if let Some(why) = why {
         run.end.partial = true;
-        run.end.error.get_or_insert(why + &bed.said());
+        run.end.error.get_or_insert(why);
     }
     Ok(run)
 }

@@ -82,7 +82,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
             }
             let what = format!("round {round} of {}: {cell}, {approach}", options.rounds);
             progress.begins(&what);
-            let outcome = measure::measure(&options.ground, &options.traffic, cell, *approach, round, stop);
+            let outcome = measure::measure(&options.ground, &options.traffic, cell, *approach, round, stop)
+                .map_err(|e| one_line(&e));
             progress.ended(&what, &outcome);
             match outcome {
                 Ok(run) => {
@@ -93,8 +94,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
                 // What stops is not to blame for what it stopped.
                 Err(_) if stop.asked() => (),
                 Err(e) => {
-                    wrong.push(format!("{what}: {e:#}"));
-                    omit(&mut series.omitted, cell, *approach, format!("{e:#}"));
+                    wrong.push(format!("{what}: {e}"));
+                    omit(&mut series.omitted, cell, *approach, e.to_string());
                 }
             }
         }
@@ -166,6 +167,13 @@ fn jobs<'a>(options: &'a Options, omitted: &mut Vec<Omitted>) -> Vec<(&'a Cell, 
         }
     }
     jobs
+}
+
+/// An error and its causes in one line, for tables and lists: programs say more.
+fn one_line(error: &anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    anyhow::Error::msg(lines.join(" | "))
 }
 
 /// Notes once that an approach did not run.

@@ -42,7 +42,7 @@ impl Progress {
         self.done += 1;
         let line = match outcome {
             Ok(run) => format!("{what}: {}", figures(run)),
-            Err(e) => format!("{what}: FAILED: {e:#}"),
+            Err(e) => format!("{what}: FAILED: {e}"),
         };
         match &self.bar {
             Some(bar) => {

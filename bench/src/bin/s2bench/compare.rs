@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// wait for a core; 0 for none.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99), value_name = "N")]
     priority: u8,
-    /// Prints how each approach is set up.
+    /// Prints how each approach would be set up, and runs nothing.
     #[arg(long)]
     settings: bool,
     /// Writes the result as JSON, to standard output without a name; a file is written after each round.
@@ -121,7 +121,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         file: args.json.clone().filter(|_| !to_stdout),
     };
     if args.settings {
-        eprint!("{}", compare::settings(&options));
+        print!("{}", compare::settings(&options));
+        return Ok(ExitCode::SUCCESS);
     }
     let series = compare::run(&options, &Stop::by_signals()?)?;
     if to_stdout {
