@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(ring.put(b"ef"), Some(2));
         ring.close();
         assert_eq!(ring.put(b"g"), None);
-        let mut rest = Vec::new();
+        let mut rest: Vec<u8> = Vec::new();
         while let Some(n) = ring.take(&mut out) {
             rest.extend(&out[..n]);
         }
