@@ -212,6 +212,9 @@ pub struct End {
     pub jitter: Distribution,
     /// By how much the source sent later than it was due.
     pub send_lag: Distribution,
+    /// Messages that were due but that the source did not get rid of before the end: the path took less.
+    #[serde(default)]
+    pub unsent: u64,
     /// The longest ones, at most 100.
     pub stalls: Vec<Stall>,
     /// All of them.

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::{Carrier, Meter, Order, StreamError, exchange, quic, udp};
+use super::{Carrier, Direction, Meter, StreamError, broken, exchange, quic, udp};
+use crate::emulate::order::MAGIC;
+use crate::emulate::source::{Runs, read_order, tcp};
 
 /// What a source has done so far.
 #[derive(Debug, Default)]
@@ -15,6 +18,7 @@ pub struct Served {
     pub meter: Arc<Meter>,
     streams: AtomicU64,
     failed: AtomicU64,
+    runs: Arc<Runs>,
 }
 
 impl Served {
@@ -28,7 +32,7 @@ impl Served {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn note(&self, peer: SocketAddr, result: Result<Order, StreamError>) {
+    fn note<T>(&self, peer: SocketAddr, result: Result<T, StreamError>) {
         match result {
             Ok(_) => self.streams.fetch_add(1, Ordering::Relaxed),
             Err(e) => {
@@ -96,8 +100,7 @@ impl Source {
                 };
                 let served = served.clone();
                 tokio::spawn(async move {
-                    let (r, w) = stream.into_split();
-                    let result = exchange::source(r, w, &served.meter, peer).await;
+                    let result = one(stream, peer, &served).await;
                     served.note(peer, result);
                 });
             },
@@ -121,4 +124,33 @@ impl Source {
             }
         }
     }
+}
+
+/// Serves one TCP connection, whichever protocol its first bytes tell.
+async fn one(mut stream: TcpStream, peer: SocketAddr, served: &Arc<Served>) -> Result<(), StreamError> {
+    let mut magic = [0; 4];
+    stream.read_exact(&mut magic).await.map_err(broken(Direction::Up, 0))?;
+    if magic != MAGIC.to_be_bytes() {
+        let (r, w) = stream.into_split();
+        return exchange::source(magic.chain(r), w, &served.meter, peer).await.map(drop);
+    }
+    let order = read_order(&mut stream).await.map_err(broken(Direction::Up, 0))?;
+    let stream = stream.into_std().map_err(broken(Direction::Up, 0))?;
+    let runs = Arc::clone(&served.runs);
+    let bytes = on_thread(move || tcp::serve(stream, &order, &runs)).await?;
+    served.meter.add(Direction::Down, usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(())
+}
+
+/// Does what blocks on a thread of its own: the runtime's are too few for many connections that wait for each other.
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StreamError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("source".to_owned())
+        .spawn(move || done.send(work()))
+        .map_err(broken(Direction::Down, 0))?;
+    let result = result.await.map_err(|e| StreamError::Internal(e.to_string()))?;
+    result.map_err(broken(Direction::Down, 0))
 }
