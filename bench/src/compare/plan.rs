@@ -1,9 +1,12 @@
 //! Which cells a series has, when the user chooses some of what they are made of, or nothing.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 
 use super::measure::Cell;
 use super::path::Path;
+use crate::emulate::profile;
 use crate::stream::Carrier;
 
 /// The profile that is sent at a pace: for delay and jitter.
@@ -18,6 +21,8 @@ const FAR: &str = "starlight-dallas";
 pub struct Choice {
     /// Names of profiles.
     pub profiles: Vec<String>,
+    /// A file with further profiles.
+    pub file: Option<PathBuf>,
     /// What carries them.
     pub carriers: Vec<Carrier>,
     /// Names of paths.
@@ -31,8 +36,11 @@ impl Choice {
     /// a window it would measure how fast they can be lost.
     ///
     /// # Errors
-    /// A path of that name does not exist, or nothing is left.
+    /// A path or profile of that name does not exist, the profiles' file is wrong, or nothing is left.
     pub fn cells(&self, mtu: u16) -> Result<Vec<Cell>> {
+        for profile in &self.profiles {
+            profile::named(profile, self.file.as_deref())?;
+        }
         let or = |chosen: &[String], default: &[&str]| match chosen {
             [] => default.iter().map(|&name| name.to_owned()).collect(),
             chosen => chosen.to_vec(),
@@ -74,12 +82,20 @@ mod tests {
     }
 
     #[test]
+    fn the_default_profiles_are_one_with_a_pace_and_one_without() {
+        let pace = |name| profile::named(name, None).unwrap().bits_per_second().unwrap();
+        assert!(pace(PACED).is_some() && pace(FAST).is_none());
+        let unknown = Choice { profiles: vec!["nothing".into()], ..Choice::default() };
+        assert!(unknown.cells(1500).unwrap_err().to_string().contains("no profile \"nothing\""));
+    }
+
+    #[test]
     fn what_is_chosen_is_combined() {
         let choice = Choice {
             profiles: vec![FAST.into()],
             carriers: vec![Carrier::Udp, Carrier::Quic],
             paths: vec!["none".into()],
-            quick: false,
+            ..Choice::default()
         };
         assert_eq!(names(&choice), [format!("{FAST} over udp, path none"), format!("{FAST} over quic, path none")]);
     }

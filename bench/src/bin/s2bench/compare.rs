@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let choice = Choice {
         profiles: args.profiles.clone(),
+        file: args.profile_file.clone(),
         carriers: args.carriers.clone(),
         paths: args.paths.clone(),
         quick: args.quick,
