@@ -48,7 +48,9 @@ impl Place {
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
         let all = pids.map(|pid| (pid, text(&pid.to_string(), "environ"), text(&pid.to_string(), "cmdline")));
-        all.filter(|(_, env, line)| env.contains(&mark) && !line.is_empty()).map(|(pid, _, line)| (pid, line)).collect()
+        all.filter(|(_, env, line)| env.contains(&mark) && !line.is_empty())
+            .map(|(pid, _, line)| (pid, line))
+            .collect()
     }
 
     /// Waits for a process whose command line has `words`.
@@ -202,14 +204,20 @@ fn a_series_is_written_with_rounds_in_turn_settings_versions_and_costs() {
         let approach = run.start.approach.as_ref().unwrap();
         assert_eq!(run.start.label, Label::Measured);
         assert!(approach.version.contains(|c: char| c.is_ascii_digit()), "{approach:?}");
-        assert!(approach.settings.iter().any(|s| s.starts_with("all: links: veth, MTU 1500")), "{approach:?}");
+        assert!(
+            approach.settings.iter().any(|s| s.starts_with("all: links: veth, MTU 1500")),
+            "{approach:?}"
+        );
         assert_eq!(run.start.path.as_ref().unwrap().by, "none");
         assert!(run.end.sum_received.packets > 0 && run.end.delay.count > 0, "{:?}", run.end.sum_received);
         let (settings, end) = (approach.settings.join("\n"), &run.end);
         match approach.name.as_str() {
             "direct" => {
                 assert!(settings.contains("route add 10.83.0.2/32 via 10.82.0.2"), "{settings}");
-                assert!(end.cpu.relay.is_none() && end.warnings.iter().any(|w| w.contains("softirq")), "{end:?}");
+                assert!(
+                    end.cpu.relay.is_none() && end.warnings.iter().any(|w| w.contains("softirq")),
+                    "{end:?}"
+                );
             }
             "naive" => {
                 assert!(settings.contains("s2bench naive --listen 10.81.0.1:5301"), "{settings}");
@@ -259,18 +267,23 @@ fn a_peer_that_is_not_installed_is_marked_with_what_installs_it() {
     for tool in ["ip", "ethtool", "setpriv", "sh", "taskset", "chrt", "unshare", "true"] {
         symlink(find_tool(tool).unwrap(), tools.join(tool)).unwrap();
     }
-    let args = "--rounds 1 --duration 200ms --profiles steady --carriers tcp --paths none --approaches socat,direct";
+    let args =
+        "--rounds 1 --duration 200ms --profiles steady --carriers tcp --paths none --approaches socat,direct";
     let output = place.compare(args).env("PATH", &tools).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let series = Series::read(&place.file()).unwrap();
     let [omitted] = &series.omitted[..] else { panic!("{:?}", series.omitted) };
     assert_eq!(omitted.approach, "socat");
-    assert!(omitted.why.contains("socat is not installed") && omitted.why.contains("make deps-bench"), "{omitted:?}");
+    assert!(
+        omitted.why.contains("socat is not installed") && omitted.why.contains("make deps-bench"),
+        "{omitted:?}"
+    );
     let [run] = &series.runs[..] else { panic!("{} runs", series.runs.len()) };
     assert_eq!(run.start.approach.as_ref().unwrap().name, "direct");
 }
 
-const LONG: &str = "--rounds 1 --duration 60s --profiles steady --carriers tcp --paths none --approaches naive";
+const LONG: &str =
+    "--rounds 1 --duration 60s --profiles steady --carriers tcp --paths none --approaches naive";
 
 #[test]
 fn an_interrupt_in_the_middle_leaves_what_was_found_and_nothing_else() {
@@ -303,7 +316,8 @@ fn a_relay_that_dies_ends_its_run_early_and_is_named() {
     let child = place.compare(LONG).spawn().unwrap();
     place.process("--profile steady");
     std::thread::sleep(Duration::from_secs(1));
-    let relay = place.processes().into_iter().find(|(_, line)| line.contains("naive --listen 10.82.0.2")).unwrap();
+    let relay =
+        place.processes().into_iter().find(|(_, line)| line.contains("naive --listen 10.82.0.2")).unwrap();
     kill(Pid::from_raw(relay.0), Signal::SIGKILL).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -345,7 +359,8 @@ fn what_cannot_be_is_said_before_anything_runs() {
         assert!(!place.file().exists(), "{args}");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_s2bench"));
-    let output = command.args(["compare", "--quick", "--json", "/proc/nowhere/result.json"]).output().unwrap();
+    let output =
+        command.args(["compare", "--quick", "--json", "/proc/nowhere/result.json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("cannot write the result /proc/nowhere/result.json"), "{}", said(&output));
 }
@@ -356,7 +371,8 @@ fn settings_are_told_without_running_anything() {
         return;
     }
     let place = Place::new("settings");
-    let output = place.compare("--settings --approaches nftables,haproxy,stunnel --carriers tcp").output().unwrap();
+    let output =
+        place.compare("--settings --approaches nftables,haproxy,stunnel --carriers tcp").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     for words in ["dnat ip to 10.82.0.2:5301", "tune.bufsize 131072", "sslVersion = TLSv1.3", "all: cores:"] {

@@ -75,7 +75,8 @@ pub fn measure(
 
     let (before, cpu, cpu_source) = (bed.stats(Duration::ZERO)?, bed.cpu(), super::cpu::of(source.pid()));
     let file = bed.dir().join("run.json");
-    let (duration, json) = (format!("{}ms", traffic.duration.as_millis()), file.to_string_lossy().into_owned());
+    let (duration, json) =
+        (format!("{}ms", traffic.duration.as_millis()), file.to_string_lossy().into_owned());
     let mut args = vec!["--profile", &cell.profile, "--duration", &duration, "--json", &json];
     let parallel = traffic.connections.map(|n| n.to_string());
     let profiles = traffic.profiles.as_ref().map(|file| file.to_string_lossy().into_owned());
@@ -85,7 +86,9 @@ pub fn measure(
     let mut sink = bed.sink(&args)?;
     let cut = watch(&mut bed, &mut source, &mut sink, traffic.duration + GRACE, stop)?;
     let failed = !sink.ended()?.is_some_and(|status| status.success());
-    let why = cut.or_else(|| failed.then(|| format!("the sink failed: {}", sink.said())));
+    // What a sink notices of a gateway's death is only that its connection ended.
+    let cause = cut.or_else(|| bed.broken());
+    let why = cause.clone().or_else(|| failed.then(|| format!("the sink failed: {}", sink.said())));
 
     let Ok(series) = Series::read(&file) else {
         bail!(why.unwrap_or_else(|| "the sink wrote no result".to_owned()));
@@ -106,11 +109,13 @@ pub fn measure(
         Err(e) => run.end.warnings.push(format!("what the gateways counted is not known: {e:#}")),
     }
     if approach.is_kernel() {
-        run.end.warnings.push("the kernel forwards: its time is softirq time and not in cpu.relay".to_owned());
+        run.end
+            .warnings
+            .push("the kernel forwards: its time is softirq time and not in cpu.relay".to_owned());
     }
     if let Some(why) = why {
         run.end.partial = true;
-        run.end.error.get_or_insert(why);
+        run.end.error = cause.or(run.end.error).or(Some(why));
     }
     Ok(run)
 }

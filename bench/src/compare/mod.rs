@@ -88,7 +88,9 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
             match outcome {
                 Ok(run) => {
                     let partial = run.end.partial && !stop.asked();
-                    wrong.extend(partial.then(|| format!("{what}: {}", run.end.error.as_deref().unwrap_or("partial"))));
+                    wrong.extend(
+                        partial.then(|| format!("{what}: {}", run.end.error.as_deref().unwrap_or("partial"))),
+                    );
                     series.runs.push(run);
                 }
                 // What stops is not to blame for what it stopped.
@@ -127,7 +129,8 @@ pub fn check_tools() -> Result<()> {
 /// `wanted`, or 0 where the kernel does not let this user have a priority under SCHED_FIFO.
 #[must_use]
 pub fn permitted_priority(wanted: u8) -> u8 {
-    let tried = || Some(Command::new(find_tool("chrt").ok()?).args(["-f", &wanted.to_string(), "true"]).output());
+    let tried =
+        || Some(Command::new(find_tool("chrt").ok()?).args(["-f", &wanted.to_string(), "true"]).output());
     match tried() {
         Some(Ok(output)) if output.status.success() => wanted,
         _ => 0,
@@ -178,7 +181,8 @@ fn one_line(error: &anyhow::Error) -> anyhow::Error {
 
 /// Notes once that an approach did not run.
 fn omit(omitted: &mut Vec<Omitted>, cell: &Cell, approach: Approach, why: String) {
-    let new = Omitted { approach: approach.name(), profile: cell.profile.clone(), carrier: cell.carrier, why };
+    let new =
+        Omitted { approach: approach.name(), profile: cell.profile.clone(), carrier: cell.carrier, why };
     if !omitted.contains(&new) {
         omitted.push(new);
     }

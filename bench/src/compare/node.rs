@@ -46,12 +46,7 @@ impl Tls {
 
 impl Node {
     /// Makes a namespace with the devices `lan` and `wan` a gateway of the approach. `gate.dir` exists.
-    pub(super) fn start(
-        gate: &Gate,
-        approach: Approach,
-        netns: Netns,
-        tls: Option<&Tls>,
-    ) -> Result<Node> {
+    pub(super) fn start(gate: &Gate, approach: Approach, netns: Netns, tls: Option<&Tls>) -> Result<Node> {
         let dir = Path::new(&gate.dir);
         match gate.setup(approach) {
             Setup::S2ds { config } => {
@@ -78,7 +73,8 @@ impl Node {
                     write(dir, "stunnel.crt", certificate)?;
                     let both = write(dir, "stunnel.pem", &format!("{key}{certificate}"))?;
                     // It warns of a key that others could read, wherever it is.
-                    fs::set_permissions(both, fs::Permissions::from_mode(0o600)).context("cannot guard a key")?;
+                    fs::set_permissions(both, fs::Permissions::from_mode(0o600))
+                        .context("cannot guard a key")?;
                 }
                 for (name, text) in files {
                     write(dir, name, &text)?;

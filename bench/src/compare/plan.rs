@@ -78,7 +78,10 @@ mod tests {
     fn a_quick_set_has_no_wan() {
         let quick = Choice { quick: true, ..Choice::default() };
         let paced = format!("{PACED} over tcp, path none");
-        assert_eq!(names(&quick), [paced.clone(), format!("{FAST} over tcp, path none"), paced.replace("tcp", "udp")]);
+        assert_eq!(
+            names(&quick),
+            [paced.clone(), format!("{FAST} over tcp, path none"), paced.replace("tcp", "udp")]
+        );
     }
 
     #[test]
@@ -97,6 +100,9 @@ mod tests {
             paths: vec!["none".into()],
             ..Choice::default()
         };
-        assert_eq!(names(&choice), [format!("{FAST} over udp, path none"), format!("{FAST} over quic, path none")]);
+        assert_eq!(
+            names(&choice),
+            [format!("{FAST} over udp, path none"), format!("{FAST} over quic, path none")]
+        );
     }
 }

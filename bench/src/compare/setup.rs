@@ -418,7 +418,8 @@ mod tests {
 
     #[test]
     fn tls_is_between_the_gateways() {
-        let [near, far] = Side::BOTH.map(|side| text(gate(side, Carrier::Tcp, Family::V4).setup(Approach::Stunnel)));
+        let [near, far] =
+            Side::BOTH.map(|side| text(gate(side, Carrier::Tcp, Family::V4).setup(Approach::Stunnel)));
         assert!(near.contains("client = yes") && near.contains("verifyPeer = yes"), "{near}");
         assert!(far.contains("cert = /w/stunnel.pem") && !far.contains("client"), "{far}");
         assert!(near.contains("TLSv1.3") && far.contains("TLSv1.3"));
