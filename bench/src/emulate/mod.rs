@@ -6,6 +6,7 @@
 //! order, delay, jitter and stalls of them. [`source`] and [`sink`] are the thin edges to sockets and threads.
 
 pub mod clock;
+pub mod datagram;
 pub mod message;
 pub mod order;
 mod pace;

@@ -245,6 +245,13 @@ impl Tally {
         Some((since, now.saturating_sub(since)))
     }
 
+    /// For how long nothing has come although a message, or after the last one the closing, was due.
+    #[must_use]
+    pub fn overdue(&self, now: u64) -> u64 {
+        let closing = || now.saturating_sub(self.heard.max(self.zero + self.rules.duration));
+        self.silence(now).map_or_else(closing, |(_, length)| length)
+    }
+
     /// Messages that came.
     #[must_use]
     pub fn received(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The producer's application: serves every order that comes.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::{Carrier, Direction, Meter, StreamError, broken, exchange, quic, udp};
 use crate::emulate::order::MAGIC;
-use crate::emulate::source::{Runs, read_order, tcp};
+use crate::emulate::source::{Runs, read_order, tcp, udp::Listener as Emulator};
 
 /// What a source has done so far.
 #[derive(Debug, Default)]
@@ -105,8 +106,15 @@ impl Source {
                 });
             },
             Listener::Udp(socket) => {
-                let why = udp::serve(socket, &served.meter, |peer, result| served.note(peer, result)).await;
-                Err(StreamError::Bind { address: self.address, carrier: Carrier::Udp, why: why.to_string() })
+                let failed = |why: std::io::Error| StreamError::Bind {
+                    address: self.address,
+                    carrier: Carrier::Udp,
+                    why: why.to_string(),
+                };
+                let emulator = emulator(&socket, &served).map_err(failed)?;
+                let done = |peer, result| served.note(peer, result);
+                let other = |bytes: &[u8], from| emulator.take(bytes, from);
+                Err(failed(udp::serve(socket, &served.meter, done, other).await))
             }
             Listener::Quic(endpoint) => {
                 while let Some(incoming) = endpoint.accept().await {
@@ -114,7 +122,7 @@ impl Source {
                     tokio::spawn(async move {
                         let peer = incoming.remote_address();
                         let result = match incoming.await {
-                            Ok(connection) => quic::serve(connection, &served.meter).await,
+                            Ok(connection) => quic::serve(connection, &served.meter, &served.runs).await,
                             Err(_) => Err(StreamError::Protocol(peer)),
                         };
                         served.note(peer, result);
@@ -143,7 +151,7 @@ async fn one(mut stream: TcpStream, peer: SocketAddr, served: &Arc<Served>) -> R
 }
 
 /// Does what blocks on a thread of its own: the runtime's are too few for many connections that wait for each other.
-async fn on_thread<T: Send + 'static>(
+pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, StreamError> {
     let (done, result) = tokio::sync::oneshot::channel();
@@ -153,4 +161,17 @@ async fn on_thread<T: Send + 'static>(
         .map_err(broken(Direction::Down, 0))?;
     let result = result.await.map_err(|e| StreamError::Internal(e.to_string()))?;
     result.map_err(broken(Direction::Down, 0))
+}
+
+/// What serves the emulator's orders on a source's UDP socket.
+fn emulator(socket: &UdpSocket, served: &Arc<Served>) -> std::io::Result<Emulator> {
+    let same = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
+    let noting = Arc::clone(served);
+    let note = move |peer, result: std::io::Result<u64>| {
+        if let Ok(bytes) = result {
+            noting.meter.add(Direction::Down, usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        noting.note(peer, result.map_err(broken(Direction::Down, 0)));
+    };
+    Ok(Emulator::new(same, Arc::clone(&served.runs), Arc::new(note)))
 }

@@ -193,6 +193,12 @@ fn judge(end: &mut End, start: &Start, ended: &BTreeMap<u32, Ended>) {
             "source: {late:.1} % of the messages were sent more than 1 ms late although the path was free; its processor is shared or too slow"
         ));
     }
+    let overflowed: u64 = ended.values().map(|e| e.overflowed).sum();
+    if overflowed > 0 {
+        end.limited_by.push(format!(
+            "sink: {overflowed} datagrams found its receive buffer full; give --socket-buffer, or fewer"
+        ));
+    }
     if end.unsent > 0 {
         end.warnings.push(format!(
             "{} messages were due but not sent: the path takes less than the profile asks for",

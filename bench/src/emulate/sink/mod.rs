@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 
 use self::collect::Collector;
 use super::clock::{Clock, boot_id, process_cpu, thread_cpu};
-use super::order::{Begin, Closing, Order, VERSION};
+use super::order::{Begin, Closing, MAGIC, MOST, Order, VERSION};
 use super::profile::Profile;
 use super::tally::{Found, Piece, Rules, Tally};
 use crate::host::Host;
@@ -19,10 +19,14 @@ use crate::result::{Interval, Label, Run, Start};
 use crate::stream::Carrier;
 
 mod collect;
+mod quic;
 mod tcp;
+mod udp;
 
-/// What does not come for so long does not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a connection and its answer may take. The source waits for a run's other connections before it answers.
+const ANSWER: Duration = Duration::from_secs(20);
+/// After so long without anything that is due, nothing more will come.
+const SILENCE: Duration = Duration::from_secs(15);
 /// How often a waiting thread looks up.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -67,6 +71,8 @@ struct Ended {
     /// Share of a processor that the thread took.
     busy: f64,
     clock_step: Option<i64>,
+    /// UDP: datagrams that found the socket's buffer full.
+    overflowed: u64,
 }
 
 /// A connection's own part.
@@ -185,10 +191,12 @@ impl Connection {
 
     /// The whole life of a connection.
     fn run(self) {
-        let mut ended = Ended { found: None, closing: None, error: None, busy: 0.0, clock_step: None };
+        let mut ended =
+            Ended { found: None, closing: None, error: None, busy: 0.0, clock_step: None, overflowed: 0 };
         let result = match self.sink.carrier {
             Carrier::Tcp => tcp::fetch(&self, &mut ended),
-            Carrier::Udp | Carrier::Quic => Err(anyhow!("not yet")),
+            Carrier::Udp => udp::fetch(&self, &mut ended),
+            Carrier::Quic => quic::fetch(&self, &mut ended),
         };
         if let Err(e) = result {
             ended.error = Some(format!("connection {}: {e:#}", self.number));
@@ -229,10 +237,9 @@ impl Counting<'_> {
         if !closed.is_empty() {
             let _ = self.connection.events.send(Event::Closed(self.connection.number, closed));
         }
-        let silent = self.tally.silence(now).map_or(0, |(_, length)| length);
         anyhow::ensure!(
-            u128::from(silent) < PATIENCE.as_nanos(),
-            "nothing came for {PATIENCE:?} although messages were due; has the source died, or is the path cut?"
+            u128::from(self.tally.overdue(now)) < SILENCE.as_nanos(),
+            "nothing came for {SILENCE:?} although something was due; has the source died, or is the path cut?"
         );
         Ok(())
     }
@@ -246,4 +253,21 @@ impl Counting<'_> {
         ended.found = Some(self.tally.finish(closing.as_ref().map(|c| c.messages), now));
         ended.closing = closing;
     }
+}
+
+/// An order as it goes over TCP and QUIC.
+fn framed(order: &Order) -> anyhow::Result<Vec<u8>> {
+    let text = serde_json::to_vec(order)?;
+    let length = u32::try_from(text.len())?;
+    Ok([&MAGIC.to_be_bytes()[..], &length.to_be_bytes(), &text].concat())
+}
+
+/// How long an answer is, from what comes before it.
+fn parse_answer(head: &[u8], from: SocketAddr) -> anyhow::Result<usize> {
+    let length = head.iter().skip(4).fold(0, |n, b| n << 8 | u32::from(*b));
+    anyhow::ensure!(
+        head.starts_with(&MAGIC.to_be_bytes()) && length <= MOST,
+        "what answers at {from} is no s2bench source of this release; is another program there?"
+    );
+    Ok(length as usize)
 }

@@ -2,13 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::super::order::{Answer, MAGIC, MOST};
+use super::super::order::Answer;
 use super::super::parse::Parser;
-use super::{Connection, Ended, LOOK, PATIENCE};
+use super::{ANSWER, Connection, Ended, LOOK, framed, parse_answer};
 
 /// Bytes asked for at once.
 const READ: usize = 256 * 1024;
@@ -18,9 +18,7 @@ pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Resul
     let to = connection.sink.to;
     let mut stream = connect(to, connection)?;
     stream.set_read_timeout(Some(LOOK))?;
-    let text = serde_json::to_vec(&connection.order)?;
-    let length = u32::try_from(text.len())?;
-    stream.write_all(&[&MAGIC.to_be_bytes()[..], &length.to_be_bytes(), &text].concat())?;
+    stream.write_all(&framed(&connection.order)?)?;
     let begin = match answer(&mut stream, connection)? {
         Some(Answer::Start(begin)) => begin,
         Some(Answer::Refused(why)) => bail!("the source refuses: {why}"),
@@ -68,7 +66,7 @@ fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<TcpStream>
                 .bind(SocketAddr::new(local, 0))
                 .with_context(|| format!("cannot use the address {local}"))?;
         }
-        let stream = tokio::time::timeout(PATIENCE, socket.connect(to))
+        let stream = tokio::time::timeout(ANSWER, socket.connect(to))
             .await
             .map_err(io::Error::from)
             .and_then(|connected| connected)
@@ -82,17 +80,11 @@ fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<TcpStream>
 
 /// The source's answer; none when the sink is stopped before it comes.
 fn answer(stream: &mut TcpStream, connection: &Connection) -> anyhow::Result<Option<Answer>> {
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + ANSWER;
     let Some(head) = exactly(stream, 8, limit, connection)? else { return Ok(None) };
-    let (magic, length) = head.split_at(4);
-    let length = length.iter().fold(0, |n, b| n << 8 | u32::from(*b));
-    if magic != MAGIC.to_be_bytes() || length > MOST {
-        bail!(
-            "what answers at {} is no s2bench source of this release; is another program there?",
-            connection.sink.to
-        );
-    }
-    let Some(text) = exactly(stream, length as usize, limit, connection)? else { return Ok(None) };
+    let Some(text) = exactly(stream, parse_answer(&head, connection.sink.to)?, limit, connection)? else {
+        return Ok(None);
+    };
     Ok(Some(serde_json::from_slice(&text).context("the source's answer cannot be read")?))
 }
 
@@ -112,7 +104,7 @@ fn exactly(
                     return Ok(None);
                 }
                 if Instant::now() > limit {
-                    bail!("the source did not answer within {:?}", Duration::from_secs(PATIENCE.as_secs()));
+                    bail!("the source did not answer within {ANSWER:?}");
                 }
             }
             Err(e) => return Err(e).context("the source's answer did not come"),

@@ -13,7 +13,9 @@ use super::order::{Answer, Begin, Closing, MOST, Order};
 use super::pace::{self, Outlet, Work};
 use super::schedule::Share;
 
+pub(crate) mod quic;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 /// How long a run's first connection waits for the others.
 const GATHER: Duration = Duration::from_secs(15);
