@@ -224,3 +224,132 @@ impl std::fmt::Display for Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::units::{Queue, Rate, Share, Time};
+
+    const EXAMPLE: &str = include_str!("../../../docs/wan.example.toml");
+
+    fn refused(text: &str) -> String {
+        format!("{:#}", Config::parse(text, "wan.toml").unwrap_err())
+    }
+
+    #[test]
+    fn the_example_is_read_and_shows_every_key() {
+        let config = Config::parse(EXAMPLE, "wan.example.toml").unwrap();
+        assert_eq!((config.links.len(), config.seed, config.idle), (3, 7, Idle::Poll));
+        let [dallas, lossy, plain] = &config.links[..] else { panic!("{config:?}") };
+        assert_eq!(dallas.preset, Some(Preset::StarlightDallas));
+        assert_eq!(dallas.directions[0].delay, Time(10_000_000));
+        assert_eq!(dallas.directions[0].rate, Some(Rate(10_000_000_000)));
+        assert_eq!(
+            dallas.directions.each_ref().map(|d| d.queue),
+            [Queue::Time(Time(5_000_000)), Queue::Packets(64)]
+        );
+        assert_eq!(lossy.directions.each_ref().map(|d| d.loss), [Share(0.0001), Share(0.0)]);
+        assert_eq!(plain.directions[0], plain.directions[1]);
+        // Every key that a direction has is shown, so that the example is the reference.
+        let all = Asked {
+            delay: Some(Time(1)),
+            jitter: Some(Time(1)),
+            distribution: Some(Default::default()),
+            jitter_reorders: Some(true),
+            rate: Some(Rate(1000)),
+            overhead: Some(1),
+            queue: Some(Queue::Packets(1)),
+            loss: Some(Share(0.0)),
+            burst_loss: "1% 1%".parse().ok(),
+            reorder: Some(Share(0.0)),
+            reorder_ahead: Some(Time(1)),
+            reorder_back: Some(Time(1)),
+            duplicate: Some(Share(0.0)),
+            corrupt: Some(Share(0.0)),
+            mtu: Some(1),
+            down: vec!["1s for 1s".parse().unwrap()],
+            packets: Some(1),
+        };
+        for key in toml::Table::try_from(&all).unwrap().keys() {
+            assert!(EXAMPLE.contains(&format!("{key} = ")), "{key} is not in the example");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_file_place_and_mend() {
+        let link = "[[link]]\na = \"af_packet:x\"\nb = \"af_packet:y\"\n";
+        for (text, place, word) in [
+            (format!("{link}each = {{ dely = '1ms' }}\n"), "wan.toml:4", "expected one of"),
+            (format!("sed = 1\n{link}"), "wan.toml:1", "expected one of"),
+            (format!("{link}preset = 'moon'\n"), "wan.toml:4", "starlight-dallas"),
+            (format!("{link}each = {{ delay = '10' }}\n"), "wan.toml:4", "write it like"),
+            (format!("{link}each = {{ loss = '101%' }}\n"), "wan.toml:4", "from 0% to 100%"),
+            (format!("{link}each = {{ rate = '0' }}\n"), "wan.toml:4", "write it like"),
+            (
+                format!("{link}each = {{ delay = '1ms', jitter = '2ms' }}\n"),
+                "wan.toml:1: link 1: a_to_b",
+                "raise the delay",
+            ),
+            (format!("{link}b_to_a = {{ queue = '1ms' }}\n"), "wan.toml:1: link 1: b_to_a", "give rate"),
+            (format!("{link}each = {{ distribution = 'normal' }}\n"), "wan.toml:1: link 1", "give jitter"),
+            (format!("{link}each = {{ reorder = '1%' }}\n"), "wan.toml:1: link 1", "give delay"),
+            (format!("{link}each = {{ reorder_back = '1ms' }}\n"), "wan.toml:1: link 1", "give its share"),
+            (
+                format!("{link}each = {{ delay = '1ms', reorder = '1%', reorder_ahead = '2ms' }}\n"),
+                "wan.toml:1: link 1",
+                "lower it",
+            ),
+            (
+                "[[link]]\na = 'eth0'\nb = 'af_packet:y'\n".to_owned(),
+                "wan.toml:1: link 1: a",
+                "af_packet:IFACE",
+            ),
+            ("[[link]]\na = 'af_packet:x'\n".to_owned(), "wan.toml:1", "missing field `b`"),
+            ("seed = 1\n".to_owned(), "wan.toml:1", "missing field `link`"),
+            ("link = []\n".to_owned(), "wan.toml", "write a table [[link]]"),
+            (format!("{link}{link}"), "wan.toml", "there twice"),
+            (format!("memory = '5X'\n{link}"), "wan.toml: memory", "write K, M, G"),
+            ("seed = \n".to_owned(), "wan.toml:1", ""),
+        ] {
+            let error = refused(&text);
+            assert!(error.starts_with(place) && error.contains(word), "{text}: {error}");
+        }
+        let many: String =
+            (0..17).map(|n| format!("[[link]]\na = 'af_packet:x{n}'\nb = 'af_packet:y{n}'\n")).collect();
+        assert!(refused(&many).contains("run a second s2bench wan"));
+    }
+
+    #[test]
+    fn a_direction_takes_what_it_does_not_say_from_each_and_from_the_preset() {
+        let config = Config::parse(
+            "[[link]]\na = 'af_packet:x'\nb = 'af_packet:y'\npreset = 'metro'\n\
+             each = { rate = '1G', reorder = '1%', reorder_back = '1ms' }\n\
+             b_to_a = { delay = '7ms', rate = '2G', reorder_ahead = '2ms' }\n",
+            "x",
+        )
+        .unwrap();
+        let [there, back] = &config.links[0].directions;
+        assert_eq!(
+            (there.delay, there.rate, there.reorder.by),
+            (Time(2_500_000), Some(Rate(1_000_000_000)), 1_000_000)
+        );
+        assert_eq!(
+            (back.delay, back.rate, back.reorder.by),
+            (Time(7_000_000), Some(Rate(2_000_000_000)), -2_000_000)
+        );
+    }
+
+    #[test]
+    fn room_follows_from_rate_and_delay() {
+        let room = |text: &str| {
+            let asked: Asked = toml::from_str(text).unwrap();
+            asked.shape(None).unwrap().room(1500)
+        };
+        // 10 Gbit/s and 10 ms are 12.5 MB; the queue holds 20 ms, twice that; 37.5 MB in frames of 1538 bytes, twice.
+        assert_eq!(room("delay = '10ms'\nrate = '10G'"), 48765);
+        assert_eq!(room("delay = '10ms'\nrate = '10G'\nqueue = '10 packets'"), 16265);
+        assert_eq!(room(""), 4096);
+        assert_eq!(room("packets = 7\nrate = '1T'\ndelay = '1s'"), 7);
+        assert_eq!(room("rate = '2T'\ndelay = '80000s'"), u32::MAX);
+    }
+}

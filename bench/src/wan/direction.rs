@@ -118,6 +118,7 @@ impl<B: PacketBuf> Direction<B> {
             self.counts.corrupted += 1;
         }
         let due = self.due(departs, fate);
+        self.counts.displaced += u64::from(fate.displaced);
         let second = fate.doubled.then(|| copy(&packet));
         self.put(packet, due, fate.displaced);
         if let Some(second) = second {

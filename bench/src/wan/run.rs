@@ -1,7 +1,5 @@
 //! The WAN on this machine: EAL, a pool, a port for each end, a worker thread for each core.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
@@ -38,25 +36,10 @@ pub struct Running {
     ports: Vec<Arc<Port>>,
     began: Instant,
     cores: Vec<usize>,
-    // The last to go: what EAL left is swept when it has gone.
-    _runtime: Runtime,
 }
 
 /// A worker's lanes, each with the number of its direction, when it has ended.
 type Done = Vec<(usize, DirectionReport)>;
-
-/// EAL's folder, removed after EAL. Others may be in its parent: it is ours alone by its name.
-#[derive(Debug)]
-struct Runtime {
-    path: PathBuf,
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        // Nothing but the folder is left, and if something is, it is not ours to remove.
-        let _ = fs::remove_dir(&self.path);
-    }
-}
 
 impl Running {
     /// Opens the devices and carries. On an error nothing is left behind.
@@ -96,12 +79,8 @@ impl Running {
             memory_mb,
             main_core: main,
             pci: config.links.iter().flat_map(|l| &l.ends).filter_map(pci).collect(),
-            args: vec![
-                "--no-telemetry".to_owned(),
-                format!("--file-prefix=s2bench-wan-{}", std::process::id()),
-            ],
+            args: quiet(),
         })?;
-        let runtime = Runtime { path: eal.runtime_dir() };
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, None)?;
 
         let (mut ports, mut queues) = (Vec::new(), Vec::new());
@@ -119,7 +98,6 @@ impl Running {
             began: Instant::now(),
             cores: chosen,
             config,
-            _runtime: runtime,
         };
         running.spawn(&eal, &pool, queues, &mtus)?;
         running.began = Instant::now();
@@ -278,6 +256,11 @@ impl Job {
         };
         paths.into_iter().zip(element.lanes().iter().map(report)).collect()
     }
+}
+
+/// EAL without its telemetry socket, so that no file comes to be; nobody would ask there.
+pub(super) fn quiet() -> Vec<String> {
+    vec!["--no-telemetry".to_owned()]
 }
 
 fn pci(device: &Device) -> Option<String> {

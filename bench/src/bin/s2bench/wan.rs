@@ -1,20 +1,23 @@
 //! The command `s2bench wan`.
 
+use std::fmt::Display;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bench::wan::config::{Config, Resting};
+use bench::wan::netem::{Applied, Plan};
 use bench::wan::preset::Preset;
-use bench::wan::report::Report;
 use bench::wan::run::Running;
 use bench::wan::shape::Asked;
+use bench::wan::verify;
 use bench::{result, size};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
+use serde::Serialize;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["a", "b", "preset"])]
     config: Option<PathBuf>,
     /// One end of the one link: af_packet:IFACE, af_xdp:IFACE, a PCI address, vdev:DPDK-DEVICE.
-    #[arg(long, value_name = "DEVICE", requires = "b", required_unless_present = "config")]
+    #[arg(long, value_name = "DEVICE", requires = "b", required_unless_present_any = ["config", "verify"])]
     a: Option<String>,
     /// Its other end.
     #[arg(long, value_name = "DEVICE", requires = "a")]
@@ -48,6 +51,12 @@ pub(crate) struct Args {
     /// Most packet memory: 4Gi; 2Gi unless the file says otherwise.
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     memory: Option<u64>,
+    /// Has the kernel do it: tc's netem on both interfaces, joined by a bridge until the end.
+    #[arg(long, conflicts_with = "verify")]
+    netem: bool,
+    /// Opens no device, and holds each thing that is asked for against what it does on this machine; all of them when none is.
+    #[arg(long, conflicts_with_all = ["config", "a", "duration"])]
+    verify: bool,
     /// Ends by itself after so long; without it, SIGTERM or SIGINT ends it.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     duration: Option<Duration>,
@@ -81,7 +90,13 @@ impl Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.verify {
+        return verify(args);
+    }
     let config = args.config()?;
+    if args.netem {
+        return netem(args, &config);
+    }
     let signals = Signals::block()?;
     let running = Running::start(config)?;
     for link in &running.config().links {
@@ -93,7 +108,34 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     tell(&running.stop()?, args.json.as_deref())
 }
 
-fn tell(report: &Report, json: Option<&std::path::Path>) -> Result<ExitCode> {
+fn netem(args: &Args, config: &Config) -> Result<ExitCode> {
+    if args.json.is_some() {
+        bail!("netem does not tell what became of which packet; take --json away, and see `tc -s qdisc`");
+    }
+    let plan = Plan::of(config, std::process::id())?;
+    let signals = Signals::block()?;
+    let applied = Applied::of(plan)?;
+    for link in &config.links {
+        eprintln!("s2bench wan: {link}");
+    }
+    eprintln!(
+        "s2bench wan: by the kernel's netem, which draws its own chances (--seed means nothing to it): ready"
+    );
+    signals.wait(args.duration)?;
+    applied.end()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(args: &Args) -> Result<ExitCode> {
+    let mut asked = args.each.clone();
+    asked.delay = asked.delay.or(args.preset.map(Preset::one_way));
+    let idle = args.idle.unwrap_or_default().into();
+    let verified = verify::run(&asked, idle, args.seed.unwrap_or(1), args.cores.first().copied())?;
+    tell(&verified, args.json.as_deref())?;
+    Ok(if verified.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(report: &(impl Display + Serialize), json: Option<&Path>) -> Result<ExitCode> {
     match json {
         Some(path) if path.as_os_str() == "-" => println!("{}", serde_json::to_string_pretty(report)?),
         Some(path) => {
