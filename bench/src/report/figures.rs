@@ -29,11 +29,11 @@ fn place(setting: &Setting) -> String {
     match &setting.path {
         Some(path) if path.preset.is_some() => {
             let loss = if path.loss_percent > 0.0 {
-                format!(", loss {} %", path.loss_percent)
+                format!(", {} % loss", path.loss_percent)
             } else {
                 String::new()
             };
-            format!("{}, RTT {} ms{loss}", setting.path_name(), path.rtt_ms)
+            format!("{}, {} ms{loss}", setting.path_name(), path.rtt_ms)
         }
         Some(path) if path.rtt_ms > 0.0 => format!("RTT {} ms", path.rtt_ms),
         _ => setting.path_name(),

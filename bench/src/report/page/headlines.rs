@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::badge;
 use super::sections::label;
-use crate::report::figure::{Figure, rate, short, time};
+use crate::report::figure::{Figure, count, rate, short, time};
 use crate::report::figures::{headline_time, least_added};
 use crate::report::goals::{Judged, Verdict};
 use crate::report::input::Input;
@@ -55,7 +55,7 @@ fn jitter(summary: &Summary, peer: &str) -> Option<Card> {
     Some(Card {
         label: judged_label(worst),
         title: format!("Jitter added, beside {peer}"),
-        figure: format!("{} \u{d7}", worst.ratio_text()),
+        figure: share(worst.ratio.unwrap_or(0.0), worst.at_most),
         detail: format!(
             "p99.9: {} by {}, {} by {peer}; worst of all settings, {}. Goal {}: {}",
             headline_time(our_share),
@@ -66,6 +66,15 @@ fn jitter(summary: &Summary, peer: &str) -> Option<Card> {
             worst.verdict
         ),
     })
+}
+
+/// `1/136`: what is less than one of many is read as a part of it. `<` where it is only a bound.
+fn share(ratio: f64, at_most: bool) -> String {
+    let bound = if at_most { "< " } else { "" };
+    match ratio {
+        r if r > 0.0 && r < 0.5 => format!("{bound}1/{}", count((1.0 / r).floor() as u64)),
+        r => format!("{bound}{} \u{d7}", short(r)),
+    }
 }
 
 fn goodput(summary: &Summary) -> Option<Card> {

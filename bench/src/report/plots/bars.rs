@@ -24,7 +24,7 @@ pub(crate) struct Bar {
 }
 
 const ROW: f64 = 25.0;
-const LEFT: f64 = 205.0;
+const LEFT: f64 = 242.0;
 const LABEL: f64 = 84.0;
 /// Panels beside each other.
 const ACROSS: usize = 3;
@@ -51,7 +51,7 @@ pub(crate) fn bars(label: &str, panels: &[Panel<Bar>]) -> String {
                     let bar = panels.iter().flat_map(|p| &p.marks).find(|b| b.name == *name);
                     let at = (LEFT - 10.0, y + 40.0 + (row as f64 + 0.5) * ROW);
                     match bar.is_some_and(|b| b.strong) {
-                        true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 2)),
+                        true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 3)),
                         false => pen.text(at, Anchor::Right, FONT, INK, &fit(name, NAME)),
                     }
                 }
@@ -64,7 +64,7 @@ pub(crate) fn bars(label: &str, panels: &[Panel<Bar>]) -> String {
 fn one(pen: &Pen<'_>, panel: &Panel<Bar>, names: &[&str], scale: Scale, (x, y, width): (f64, f64, f64)) {
     let (top, length) = (y + 40.0, width - LABEL);
     let bottom = top + names.len() as f64 * ROW;
-    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / 8.0) as usize));
+    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
     for tick in scale.ticks() {
         let at = x + scale.at(tick) * length;
         pen.line((at, top), (at, bottom), RULE, 1.0);

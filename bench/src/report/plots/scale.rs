@@ -80,30 +80,6 @@ fn step(least: f64) -> f64 {
     [1.0, 2.0, 5.0].map(|n| n * power).into_iter().find(|s| *s >= least * 0.9999).unwrap_or(power * 10.0)
 }
 
-/// Places for labels beside these: each as near to its own as can be with `gap` between them, all within the bounds.
-pub(super) fn apart(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    let of = |n: usize| wanted.get(n).copied().unwrap_or(low);
-    order.sort_by(|a, b| of(*a).total_cmp(&of(*b)));
-    let gap = gap.min((high - low) / wanted.len().max(1) as f64);
-    let mut places = vec![low; wanted.len()];
-    let mut least = low;
-    for n in &order {
-        if let Some(place) = places.get_mut(*n) {
-            *place = of(*n).max(least);
-            least = *place + gap;
-        }
-    }
-    let mut most = high;
-    for n in order.iter().rev() {
-        if let Some(place) = places.get_mut(*n) {
-            *place = place.min(most);
-            most = *place - gap;
-        }
-    }
-    places
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,15 +99,5 @@ mod tests {
         assert_eq!(Scale::over([]), Scale::Linear(0.0, 1.0));
         assert_eq!(Scale::Log(1.0, 100.0).at(10.0), 0.5);
         assert_eq!((Scale::Log(1.0, 100.0).at(0.0), Scale::Linear(0.0, 0.0).at(1.0)), (0.0, 0.0));
-    }
-
-    #[test]
-    fn labels_keep_apart_and_within_bounds() {
-        let places = apart(&[50.0, 51.0, 99.0, 98.0, 0.0], 10.0, 0.0, 100.0);
-        let mut sorted = places.clone();
-        sorted.sort_by(f64::total_cmp);
-        assert!(sorted.windows(2).all(|w| w[1] - w[0] >= 9.999), "{places:?}");
-        assert!(sorted[0] >= 0.0 && sorted[4] <= 100.0);
-        assert!(places[3] < places[2], "the order stays");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Share {
 }
 
 const ROW: f64 = 25.0;
-const LEFT: f64 = 205.0;
+const LEFT: f64 = 242.0;
 const LABEL: f64 = 84.0;
 const ACROSS: usize = 3;
 
@@ -53,7 +53,7 @@ pub(crate) fn shares(label: &str, panels: &[Panel<Share>]) -> String {
                     let strong = panels.iter().flat_map(|p| &p.marks).any(|m| m.name == *name && m.strong);
                     let at = (LEFT - 10.0, y + 40.0 + (row as f64 + 0.5) * ROW);
                     match strong {
-                        true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 2)),
+                        true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 3)),
                         false => pen.text(at, Anchor::Right, FONT, INK, &fit(name, NAME)),
                     }
                 }
@@ -66,7 +66,7 @@ pub(crate) fn shares(label: &str, panels: &[Panel<Share>]) -> String {
 fn one(pen: &Pen<'_>, panel: &Panel<Share>, names: &[&str], scale: Scale, (x, y, width): (f64, f64, f64)) {
     let (top, length) = (y + 40.0, width - LABEL);
     let bottom = top + names.len() as f64 * ROW;
-    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / 8.0) as usize));
+    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
     for (row, _) in names.iter().enumerate() {
         let middle = top + (row as f64 + 0.5) * ROW;
         pen.line((x, middle), (x + length, middle), RULE, 1.0);

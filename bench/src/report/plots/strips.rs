@@ -23,7 +23,7 @@ pub(crate) struct Strip {
 }
 
 const ACROSS: usize = 4;
-const HIGH: f64 = 122.0;
+const HIGH: f64 = 108.0;
 const AXIS: f64 = 74.0;
 
 /// Strips of one scale, four beside each other.
@@ -63,10 +63,12 @@ fn one(
         let text = format!("{} stall{s}", strip.stalls.len());
         pen.text((x + width, y + 13.0), Anchor::Right, FONT * 0.8, ALARM, &text);
     }
+    // Those of several rounds add up.
+    let faint = (0.5 / strip.lines.len() as f64).clamp(0.08, 0.3);
     for (begin, seconds) in &strip.stalls {
         // One that is shorter than a line is wide is seen, too.
         let to = across(begin + seconds).max(across(*begin) + 2.0);
-        pen.area((across(*begin), top), (to, bottom), ALARM, 0.22);
+        pen.area((across(*begin), top), (to, bottom), ALARM, faint);
     }
     for tick in scale.ticks() {
         pen.line((x, up(tick)), (x + width, up(tick)), RULE, 1.0);
