@@ -56,6 +56,7 @@ pub fn short(figure: f64) -> String {
         f if f >= 9.995 => format!("{figure:.1}"),
         f if f >= 0.995 || f == 0.0 => format!("{figure:.2}"),
         f if f >= 0.000_995 => format!("{figure:.3}"),
+        f if f >= 9.95e-6 => format!("{figure:.5}"),
         _ => format!("{figure:.1e}"),
     }
 }
@@ -123,8 +124,8 @@ mod tests {
     #[test]
     fn figures_for_people() {
         let texts: Vec<_> =
-            [0.0, 0.0004, 0.0123, 0.996, 9.996, 99.96, 1234.5].into_iter().map(short).collect();
-        assert_eq!(texts, ["0.00", "4.0e-4", "0.012", "1.00", "10.0", "100", "1234"]);
+            [0.0, 4e-7, 0.0004, 0.0123, 0.996, 9.996, 99.96, 1234.5].into_iter().map(short).collect();
+        assert_eq!(texts, ["0.00", "4.0e-7", "0.00040", "0.012", "1.00", "10.0", "100", "1234"]);
         let texts: Vec<_> = [0.0, 999.4, 999.6, 1_500_000.0, 2.5e9, -3000.0].into_iter().map(time).collect();
         assert_eq!(texts, ["0", "999 ns", "1.00 \u{b5}s", "1.50 ms", "2.50 s", "-3.00 \u{b5}s"]);
         assert_eq!((rate(9.41e9), rate(12.0)), ("9.41 Gbit/s".to_owned(), "12 bit/s".to_owned()));

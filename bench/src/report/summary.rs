@@ -36,7 +36,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    fn of(start: &Start) -> Setting {
+    pub(super) fn of(start: &Start) -> Setting {
         Setting {
             path: start.path.clone(),
             carrier: start.carrier,
@@ -73,12 +73,9 @@ impl std::fmt::Display for Setting {
     }
 }
 
-/// Whether a profile has a schedule: none of its parameters says that it goes as fast as it can.
+/// Whether a profile has a schedule: `rate = "max"` is what has none.
 fn is_paced(start: &Start) -> bool {
-    const FAST: [&str; 8] =
-        ["max", "fast", "fastest", "asap", "as-fast-as-possible", "bulk", "unlimited", "unpaced"];
-    let fast = |text: &str| FAST.contains(&text.to_lowercase().replace('_', "-").as_str());
-    !fast(&start.profile) && !start.parameters.values().any(|v| v.as_str().is_some_and(fast))
+    start.parameters.get("rate").and_then(|rate| rate.as_str()) != Some("max")
 }
 
 /// What a relay adds to the 99.9th percentile of the delay variation, in nanoseconds.
@@ -302,7 +299,7 @@ fn row(name: &str, all: &[&Run], direct: &BTreeMap<Option<u32>, f64>) -> Row {
 }
 
 /// Mean of what the gateways tell.
-fn cycles(run: &Run) -> Option<f64> {
+pub(super) fn cycles(run: &Run) -> Option<f64> {
     let told: Vec<f64> = run.end.gateways.iter().filter_map(|g| g.cycles_per_packet).collect();
     (!told.is_empty()).then(|| told.iter().sum::<f64>() / told.len() as f64)
 }

@@ -55,10 +55,11 @@ pub(crate) fn path(preset: &str, rtt_ms: f64, loss_percent: f64) -> PathFacts {
 
 pub(crate) fn start(approach: &str, profile: &str, path: &PathFacts, round: u32) -> Start {
     let parameters = match profile {
-        "bulk" => BTreeMap::from([("message_bytes".to_owned(), 65_536.into())]),
+        "bulk" => BTreeMap::from([("message".to_owned(), 131_072.into()), ("rate".to_owned(), "max".into())]),
         _ => BTreeMap::from([
-            ("frame_bytes".to_owned(), 1_048_576.into()),
-            ("frames_per_second".to_owned(), 100.into()),
+            ("message".to_owned(), 1_048_576.into()),
+            ("rate".to_owned(), "100/s".into()),
+            ("deadline".to_owned(), "100ms".into()),
         ]),
     };
     Start {
@@ -139,12 +140,12 @@ pub(crate) fn comparison(rounds: u32) -> Series {
         [path("metro", 5.0, 0.0), path("starlight-dallas", 20.0, 0.0), path("transatlantic", 119.0, 0.001)];
     let mut runs = Vec::new();
     for path in &paths {
-        for profile in ["detector", "bulk"] {
+        for profile in ["light-source", "bulk"] {
             for round in 1..=rounds {
                 for (name, share, delay, width, cpu) in KINDS {
                     let fall =
                         1.0 / (1.0 + path.rtt_ms / if name.starts_with("s2ds") { 400.0 } else { 150.0 });
-                    let rate = if profile == "detector" { 838_860_800.0 } else { 10e9 * share * fall };
+                    let rate = if profile == "light-source" { 838_860_800.0 } else { 10e9 * share * fall };
                     let rate = rate.min(10e9 * share * fall) * rng.random_range(0.97..1.0);
                     runs.push(run(
                         name,
@@ -160,7 +161,7 @@ pub(crate) fn comparison(rounds: u32) -> Series {
     }
     let omitted = ["haproxy", "stunnel", "naive"].map(|approach| Omitted {
         approach: approach.into(),
-        profile: "detector".into(),
+        profile: "light-source".into(),
         carrier: Carrier::Udp,
         why: format!("cannot carry udp: {approach} relays TCP and no datagrams"),
     });

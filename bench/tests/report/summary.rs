@@ -6,7 +6,7 @@ use bench::stream::Carrier;
 
 use crate::fixture::{comparison, empty, known, path, series};
 
-const PACED: &str = "detector";
+const PACED: &str = "light-source";
 const FAST: &str = "bulk";
 
 /// Runs of a profile by approach: per round the p99.9 of the variation in nanoseconds, at 1 Gbit/s.
@@ -194,7 +194,7 @@ fn clocks_that_differ_have_no_delays() {
 fn what_does_not_fit_together_is_told() {
     let mut runs = paced(&[("direct", &[1000, 1000]), ("haproxy", &[1000])]);
     runs[1].start.host.machine = "another".into();
-    runs[2].start.parameters.insert("frames_per_second".into(), 7.into());
+    runs[2].start.parameters.insert("message".into(), 7.into());
     runs[0].start.host.load = Some(1.5);
     let broken = Series { partial: true, error: Some("Ctrl-C".into()), ..series(runs) };
     let summary = Summary::of(&[broken]);
