@@ -4,18 +4,22 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN := $(TARGET)/release
 CARGO := cargo
 LOOM := $(patsubst forwarder/tests/%.rs,--test %,$(wildcard forwarder/tests/loom_*.rs))
+MEASURED := $(TARGET)/bench
 SECONDS ?= 60
 CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build run demo test conformance fuzz captures sanitize bench lint docs ci clean
+.PHONY: help deps deps-bench build run demo test conformance fuzz captures sanitize bench report lint docs ci clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 deps: ## install what is missing of Debian's packages, check Rust
 	@scripts/deps.sh
+
+deps-bench: ## install what the relay is compared with, and the browser that tests look through
+	@scripts/deps.sh bench
 
 build: ## build s2ds, s2ctl and s2bench into target/release
 	$(CARGO) build --release --workspace --locked
@@ -53,9 +57,15 @@ captures: ## replay captures of odd packets, from sources of packet tools where 
 sanitize: ## run the C shim under the address, leak and undefined behaviour sanitizers
 	scripts/sanitize.sh
 
-bench: deps build ## measure what the relay costs beside testpmd and l3fwd, and how quick the control server is
+bench: deps deps-bench build ## measure: what a packet costs, the control server, and every approach side by side
 	$(BIN)/s2bench core --against testpmd,l3fwd
 	$(BIN)/s2bench control
+	@mkdir -p $(MEASURED)
+	$(BIN)/s2bench compare --json $(MEASURED)/compare.json
+
+report: build ## make a page, a table and CSV of what `make bench` compared
+	$(BIN)/s2bench report $(MEASURED)/compare.json --html $(MEASURED)/report.html --markdown $(MEASURED)/report.md \
+	    --csv $(MEASURED)/report.csv
 
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
@@ -67,11 +77,12 @@ lint: ## check format, clippy, and where unsafe code lives
 docs: ## build the API documentation into target/doc
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-ci: deps lint test demo sanitize captures ## everything a change has to pass
+ci: deps deps-bench lint test demo sanitize captures ## everything a change has to pass
 	$(BIN)/s2bench conformance --check docs/nat-conformance.md
 	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick
 	$(BIN)/s2bench control --quick
+	$(BIN)/s2bench compare --quick --approaches naive,s2ds-af_packet-adaptive
 
 clean: ## remove everything built
 	$(CARGO) clean

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, demo and tests need, and only what is missing. Quick when nothing is.
+# `deps.sh bench` installs what the benchmarks compare with, and a browser that looks at the live page.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,8 +11,21 @@ tools=(dpdk dpdk-dev dpdk-doc util-linux)
 # For demo and tests: networks, traffic, a QUIC and an OAuth 2.0 server that are not ours, and a Python for PyPI's gRPC.
 tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server python3 python3-venv
     python3-django-oauth-toolkit)
-# What of these brings a service. It is neither started nor left enabled.
-services=(iperf3 ngtcp2d)
+# What is set side by side with the relay.
+peers=(haproxy nginx libnginx-mod-stream stunnel4 socat nftables)
+browser=(chromium chromium-driver fonts-dejavu-core)
+# What of these brings a service, and which. What is installed here is neither started nor left enabled.
+declare -A services=([iperf3]=iperf3 [ngtcp2-server]=ngtcp2d [haproxy]=haproxy [nginx]=nginx [stunnel4]=stunnel4
+    [nftables]=nftables)
+
+case ${1:-} in
+'') wanted=("${build[@]}" "${tools[@]}" "${tests[@]}") ;;
+bench) wanted=("${peers[@]}" "${browser[@]}") ;;
+*)
+    echo "deps: $1 is not known; there is \`bench\`, or nothing" >&2
+    exit 2
+    ;;
+esac
 
 fail() {
     echo "deps: $*" >&2
@@ -24,9 +38,9 @@ installed() {
 }
 packages() {
     command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || fail "this is not a Debian system;" \
-        "install the equivalents of these packages yourself: ${build[*]} ${tools[*]} ${tests[*]}"
+        "install the equivalents of these packages yourself: ${wanted[*]}"
     local package
-    for package in "${build[@]}" "${tools[@]}" "${tests[@]}"; do
+    for package in "${wanted[@]}"; do
         installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
@@ -49,9 +63,9 @@ packages() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" ||
         fail "apt-get could not install ${missing[*]}; its message above tells why"
     if command -v systemctl >/dev/null; then
-        local service
-        for service in "${services[@]}"; do
-            "${root[@]}" systemctl --quiet disable "$service" 2>/dev/null || true
+        for package in "${missing[@]}"; do
+            [ -n "${services[$package]:-}" ] || continue
+            "${root[@]}" systemctl --quiet disable "${services[$package]}" 2>/dev/null || true
         done
     fi
 }
@@ -79,5 +93,7 @@ python() {
 }
 
 packages
-rust
-python
+if [ "${1:-}" != bench ]; then
+    rust
+    python
+fi

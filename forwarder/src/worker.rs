@@ -284,8 +284,9 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     }
 }
 
-/// Lets others use the core: at once for a short pause between packets, for good when nothing comes.
-fn rest(empty: u32) {
+/// Lets others use the core after `empty` turns that found nothing: for a short pause between packets hardly, and in naps of
+/// 20 us when nothing comes for longer.
+pub fn rest(empty: u32) {
     const SPINS: u32 = 32;
     const YIELDS: u32 = 256;
     const NAP: Duration = Duration::from_micros(20);

@@ -33,8 +33,9 @@ use serde::{Deserialize, Serialize};
 use crate::topology::{Process, Workdir};
 pub use facts::Facts;
 pub use goals::{Bound, GOALS, Goal, Judged, Verdict};
-pub use projection::Projected;
+pub use projection::{DRIVER_CYCLES, Projected};
 pub use report::{Report, Series};
+pub(crate) use rings::pin;
 pub use row::{Figure, Need, Program, Row, Settings, Unit};
 pub use rows::ROWS;
 

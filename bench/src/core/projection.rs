@@ -11,6 +11,9 @@ pub(super) const DRIVER: f64 = 50.0;
 /// Cycles a packet of a whole IPv4 router with that driver (VPP on a ConnectX-6 Dx, published): the driver alone takes less.
 pub(super) const DRIVER_MOST: f64 = 111.0;
 
+/// Both, for those who explain the table: the estimate and the published bound.
+pub const DRIVER_CYCLES: (f64, f64) = (DRIVER, DRIVER_MOST);
+
 /// A line of the table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Projected {

@@ -222,7 +222,7 @@ impl Bed {
 }
 
 /// Moves the calling thread to a core.
-pub(super) fn pin(core: usize) -> Result<()> {
+pub(crate) fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(core)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))

@@ -212,6 +212,9 @@ pub struct End {
     pub jitter: Distribution,
     /// By how much the source sent later than it was due.
     pub send_lag: Distribution,
+    /// Messages that were due but that the source did not get rid of before the end: the path took less.
+    #[serde(default)]
+    pub unsent: u64,
     /// The longest ones, at most 100.
     pub stalls: Vec<Stall>,
     /// All of them.
@@ -308,8 +311,19 @@ impl Series {
 /// # Errors
 /// It cannot be written; the message names the file.
 pub fn write(path: &Path, result: &impl Serialize) -> Result<()> {
+    write_text(path, &(serde_json::to_string_pretty(result)? + "\n"))
+}
+
+/// Writes a text as [`write`] does. What stands there and is no plain file, such as /dev/null or a FIFO, is written to, not replaced.
+///
+/// # Errors
+/// It cannot be written; the message names the file.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
-    let text = serde_json::to_string_pretty(result)? + "\n";
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return std::fs::write(path, text)
+            .with_context(|| format!("cannot write the result {}", path.display()));
+    }
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let written = std::fs::File::create(&beside).and_then(|mut file| {
         file.write_all(text.as_bytes())?;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::pattern::Pattern;
-use super::{Direction, Meter, Order, StreamError};
+use super::{Direction, Meter, Order, StreamError, broken};
 
 /// Bytes handed to the carrier at once.
 const CHUNK: usize = 128 * 1024;
@@ -119,10 +119,6 @@ fn plan(order: Order, direction: Direction) -> (u64, Pattern) {
         Direction::Up => order.up,
     };
     (total, Pattern::new(order.seed_of(direction)))
-}
-
-fn broken(direction: Direction, bytes: u64) -> impl FnOnce(io::Error) -> StreamError {
-    move |why| StreamError::Broken { direction, bytes, why }
 }
 
 #[cfg(test)]

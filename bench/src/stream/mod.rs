@@ -241,6 +241,10 @@ pub enum StreamError {
     Internal(String),
 }
 
+fn broken(direction: Direction, bytes: u64) -> impl FnOnce(io::Error) -> StreamError {
+    move |why| StreamError::Broken { direction, bytes, why }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

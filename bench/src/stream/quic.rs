@@ -11,7 +11,11 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signatur
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-use super::{Carrier, Direction, Meter, Order, StreamError, exchange};
+use tokio::io::AsyncReadExt;
+
+use super::{Carrier, Direction, Meter, Order, StreamError, broken, exchange};
+use crate::emulate::order::MAGIC;
+use crate::emulate::source::{Runs, quic as emulate, read_order};
 
 const ALPN: &[u8] = b"s2bench/1";
 /// Wide enough that the path, not flow control, sets the pace: 100 ms at 1.3 Gbit/s.
@@ -53,18 +57,26 @@ pub fn listen(address: SocketAddr) -> Result<Endpoint, StreamError> {
     Endpoint::server(config, address).map_err(|e| bind(address, e))
 }
 
-/// Serves one connection's stream.
-pub async fn serve(connection: Connection, meter: &Meter) -> Result<Order, StreamError> {
+/// Serves one connection's stream, whichever protocol its first bytes tell.
+pub(crate) async fn serve(
+    connection: Connection,
+    meter: &Meter,
+    runs: &Arc<Runs>,
+) -> Result<(), StreamError> {
     let peer = connection.remote_address();
-    let (w, r) = connection.accept_bi().await.map_err(|e| StreamError::Broken {
-        direction: Direction::Up,
-        bytes: 0,
-        why: e.into(),
-    })?;
-    let order = exchange::source(r, w, meter, peer).await?;
-    // The sink closes once it has the verdict; closing here could take it away from it.
+    let (w, mut r) = connection.accept_bi().await.map_err(|e| broken(Direction::Up, 0)(e.into()))?;
+    let mut magic = [0; 4];
+    r.read_exact(&mut magic).await.map_err(|e| broken(Direction::Up, 0)(std::io::Error::other(e)))?;
+    if magic == MAGIC.to_be_bytes() {
+        let order = read_order(&mut r).await.map_err(broken(Direction::Up, 0))?;
+        let bytes = emulate::serve(w, order, Arc::clone(runs)).await?;
+        meter.add(Direction::Down, usize::try_from(bytes).unwrap_or(usize::MAX));
+    } else {
+        exchange::source(magic.chain(r), w, meter, peer).await?;
+    }
+    // The sink closes once it has everything; closing here could take it away from it.
     connection.closed().await;
-    Ok(order)
+    Ok(())
 }
 
 /// Opens a connection from `local` to `to`, carries one order and tells how its address changed.
@@ -122,7 +134,7 @@ fn rebind_when_due(endpoint: &Endpoint, rebind: Rebind, passed: u64) -> Result<O
     Ok(Some(Rebound { after: passed, from, to }))
 }
 
-fn client_config() -> Result<ClientConfig, StreamError> {
+pub(crate) fn client_config() -> Result<ClientConfig, StreamError> {
     let provider = aws_lc_rs::default_provider();
     let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
     let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(provider))

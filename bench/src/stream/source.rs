@@ -1,12 +1,16 @@
 //! The producer's application: serves every order that comes.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::{Carrier, Meter, Order, StreamError, exchange, quic, udp};
+use super::{Carrier, Direction, Meter, StreamError, broken, exchange, quic, udp};
+use crate::emulate::order::MAGIC;
+use crate::emulate::source::{Runs, read_order, tcp, udp::Listener as Emulator};
 
 /// What a source has done so far.
 #[derive(Debug, Default)]
@@ -15,6 +19,7 @@ pub struct Served {
     pub meter: Arc<Meter>,
     streams: AtomicU64,
     failed: AtomicU64,
+    runs: Arc<Runs>,
 }
 
 impl Served {
@@ -28,7 +33,7 @@ impl Served {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn note(&self, peer: SocketAddr, result: Result<Order, StreamError>) {
+    fn note<T>(&self, peer: SocketAddr, result: Result<T, StreamError>) {
         match result {
             Ok(_) => self.streams.fetch_add(1, Ordering::Relaxed),
             Err(e) => {
@@ -96,14 +101,20 @@ impl Source {
                 };
                 let served = served.clone();
                 tokio::spawn(async move {
-                    let (r, w) = stream.into_split();
-                    let result = exchange::source(r, w, &served.meter, peer).await;
+                    let result = one(stream, peer, &served).await;
                     served.note(peer, result);
                 });
             },
             Listener::Udp(socket) => {
-                let why = udp::serve(socket, &served.meter, |peer, result| served.note(peer, result)).await;
-                Err(StreamError::Bind { address: self.address, carrier: Carrier::Udp, why: why.to_string() })
+                let failed = |why: std::io::Error| StreamError::Bind {
+                    address: self.address,
+                    carrier: Carrier::Udp,
+                    why: why.to_string(),
+                };
+                let emulator = emulator(&socket, &served).map_err(failed)?;
+                let done = |peer, result| served.note(peer, result);
+                let other = |bytes: &[u8], from| emulator.take(bytes, from);
+                Err(failed(udp::serve(socket, &served.meter, done, other).await))
             }
             Listener::Quic(endpoint) => {
                 while let Some(incoming) = endpoint.accept().await {
@@ -111,7 +122,7 @@ impl Source {
                     tokio::spawn(async move {
                         let peer = incoming.remote_address();
                         let result = match incoming.await {
-                            Ok(connection) => quic::serve(connection, &served.meter).await,
+                            Ok(connection) => quic::serve(connection, &served.meter, &served.runs).await,
                             Err(_) => Err(StreamError::Protocol(peer)),
                         };
                         served.note(peer, result);
@@ -121,4 +132,46 @@ impl Source {
             }
         }
     }
+}
+
+/// Serves one TCP connection, whichever protocol its first bytes tell.
+async fn one(mut stream: TcpStream, peer: SocketAddr, served: &Arc<Served>) -> Result<(), StreamError> {
+    let mut magic = [0; 4];
+    stream.read_exact(&mut magic).await.map_err(broken(Direction::Up, 0))?;
+    if magic != MAGIC.to_be_bytes() {
+        let (r, w) = stream.into_split();
+        return exchange::source(magic.chain(r), w, &served.meter, peer).await.map(drop);
+    }
+    let order = read_order(&mut stream).await.map_err(broken(Direction::Up, 0))?;
+    let stream = stream.into_std().map_err(broken(Direction::Up, 0))?;
+    let runs = Arc::clone(&served.runs);
+    let bytes = on_thread(move || tcp::serve(stream, &order, &runs)).await?;
+    served.meter.add(Direction::Down, usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(())
+}
+
+/// Does what blocks on a thread of its own: the runtime's are too few for many connections that wait for each other.
+pub(crate) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StreamError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("source".to_owned())
+        .spawn(move || done.send(work()))
+        .map_err(broken(Direction::Down, 0))?;
+    let result = result.await.map_err(|e| StreamError::Internal(e.to_string()))?;
+    result.map_err(broken(Direction::Down, 0))
+}
+
+/// What serves the emulator's orders on a source's UDP socket.
+fn emulator(socket: &UdpSocket, served: &Arc<Served>) -> std::io::Result<Emulator> {
+    let same = std::net::UdpSocket::from(socket.as_fd().try_clone_to_owned()?);
+    let noting = Arc::clone(served);
+    let note = move |peer, result: std::io::Result<u64>| {
+        if let Ok(bytes) = result {
+            noting.meter.add(Direction::Down, usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        noting.note(peer, result.map_err(broken(Direction::Down, 0)));
+    };
+    Ok(Emulator::new(same, Arc::clone(&served.runs), Arc::new(note)))
 }

@@ -323,11 +323,13 @@ fn read_order(body: &[u8]) -> Option<(Order, Shape)> {
         .then_some((order, shape))
 }
 
-/// Serves orders until the socket fails; tells of every stream that ended.
+/// Serves orders until the socket fails; tells of every stream that ended. `other` gets datagrams of another form first, and
+/// tells whether they were for it.
 pub async fn serve(
     socket: UdpSocket,
     meter: &Arc<Meter>,
     mut done: impl FnMut(SocketAddr, Result<Order, StreamError>),
+    other: impl Fn(&[u8], SocketAddr) -> bool,
 ) -> std::io::Error {
     let socket = Arc::new(socket);
     let mut sessions: HashMap<SocketAddr, Session> = HashMap::new();
@@ -340,6 +342,9 @@ pub async fn serve(
             Err(e) => return e,
         };
         let Some(datagram) = Datagram::parse(&buffer[..n]) else {
+            if other(&buffer[..n], from) {
+                continue;
+            }
             done(from, Err(StreamError::Protocol(from)));
             continue;
         };
@@ -417,7 +422,9 @@ mod tests {
         });
         let meter = Arc::new(Meter::default());
         let serving =
-            tokio::spawn(async move { serve(source, &Arc::new(Meter::default()), |_, _| ()).await });
+            tokio::spawn(
+                async move { serve(source, &Arc::new(Meter::default()), |_, _| (), |_, _| false).await },
+            );
         let result = timeout(Duration::from_secs(20), fetch(local, near_at, order, SHAPE, &meter)).await;
         serving.abort();
         between.abort();

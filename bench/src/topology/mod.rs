@@ -32,10 +32,9 @@ pub(crate) use control::init;
 pub use control::{Control, Server, Stream};
 pub use gateway::{Gateway, unaccounted};
 pub use netns::Netns;
-pub use privilege::{enter_user_namespace, is_root, why_not};
+pub use privilege::{enter_user_namespace, is_real_root, is_root, why_not};
 pub use process::{Output, Process, find_binary, find_tool};
-pub(crate) use relay::cores;
-pub use relay::{Driver, Family, Place, Relay, RelayOptions, Translator, flow_name, ports};
+pub use relay::{Driver, Family, Place, Relay, RelayOptions, Translator, cores, flow_name, ports};
 pub use workdir::Workdir;
 
 /// What can go wrong while a topology is built, used and taken down.
@@ -109,7 +108,7 @@ pub enum TopologyError {
 }
 
 impl TopologyError {
-    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> TopologyError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> TopologyError {
         let what = what.into();
         move |source| TopologyError::Io { what, source }
     }

@@ -15,6 +15,14 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// Whether the process has root's rights over the whole machine, not only over a user namespace of its own.
+#[must_use]
+pub fn is_real_root() -> bool {
+    // All user ids, each itself.
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Why an ordinary user cannot have a private network here, in a sentence; none when one can.
 #[must_use]
 pub fn why_not() -> Option<String> {

@@ -10,7 +10,7 @@ use super::shuffle::{self, Shuffle};
 use super::{Gateway, Netns, TopologyError, Workdir, switch};
 
 /// An IP family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -79,7 +79,9 @@ impl Place {
         SocketAddr::new(self.ip(family), port)
     }
 
-    fn prefixed(self, family: Family) -> String {
+    /// The same with the length of its network's prefix.
+    #[must_use]
+    pub fn prefixed(self, family: Family) -> String {
         format!("{}/{}", self.ip(family), if family == Family::V4 { 24 } else { 64 })
     }
 }
@@ -382,7 +384,8 @@ fn flows(
 }
 
 /// Cores this process may use; at least one.
-pub(crate) fn cores() -> Vec<usize> {
+#[must_use]
+pub fn cores() -> Vec<usize> {
     let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     let mut cores = Vec::new();
     if let Ok(set) = allowed {

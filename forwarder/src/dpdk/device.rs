@@ -249,7 +249,8 @@ fn check_interface(interface: &str, mtu: u16) -> Result<(), Fault> {
 }
 
 /// The MTU of an interface of this thread's network namespace (which /sys may not show).
-fn interface_mtu(interface: &str) -> Option<c_int> {
+#[must_use]
+pub fn interface_mtu(interface: &str) -> Option<c_int> {
     // SAFETY: all zero is a valid ifreq, and bytes of the union are written and read as the kernel defines them. The socket
     // is closed again.
     unsafe {

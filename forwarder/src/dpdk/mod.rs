@@ -25,6 +25,7 @@ mod rss;
 pub mod telemetry;
 mod thread;
 
+pub use device::interface_mtu;
 pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
 pub use error::DpdkError;
 pub use io::DpdkIo;

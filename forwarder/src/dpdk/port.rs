@@ -233,6 +233,22 @@ impl Port {
         }
     }
 
+    /// Receives frames for everybody from now on, as a wire does.
+    ///
+    /// # Errors
+    /// The device refuses; one that has no filter, and so cannot, does not.
+    pub fn promiscuous(&self) -> Result<(), DpdkError> {
+        // SAFETY: the port is open.
+        match unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port_id()) } {
+            err if err < 0 && err != -libc::ENOTSUP => Err(Fault::new(
+                format!("it does not receive frames for others ({})", errno_text(err)),
+                "use another device",
+            )
+            .of(&self.settings)),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn port_id(&self) -> u16 {
         self.device.port_id()
     }

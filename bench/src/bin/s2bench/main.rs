@@ -2,25 +2,20 @@
 
 mod compare;
 mod live;
+mod naive;
 mod pktgen;
 mod report;
+mod stream;
 mod wan;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bench::core::{self, Outcome, Program, Settings};
-use bench::stream::quic::Rebind;
-use bench::stream::sink::Sink;
-use bench::stream::source::{Served, Source};
-use bench::stream::udp::{BODY, Shape};
-use bench::stream::{Carrier, Order};
 use bench::topology::{self, Driver, Family, Place, Relay, RelayOptions};
-use bench::{conformance, control, demo, size};
+use bench::{conformance, control, demo};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,9 +29,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serves streams, as a producer's application does.
-    Source(SourceArgs),
+    Source(stream::SourceArgs),
     /// Opens connections and orders bytes, as a consumer's application does.
-    Sink(SinkArgs),
+    Sink(stream::SinkArgs),
+    /// Lists the instruments that a sink can have emulated.
+    Profiles(stream::ProfilesArgs),
     /// Shows the relay at work: two gateways, real programs on both sides, every result in a table.
     Demo(DemoArgs),
     /// Holds the relay against the RFCs, packet by packet, and generates the page that tells.
@@ -53,6 +50,8 @@ enum Command {
     Pktgen(pktgen::Args),
     /// Runs the same streams through this relay and through what else is used, and sets them side by side.
     Compare(compare::Args),
+    /// Buffers and forwards TCP in user space, as the first data server did: a peer to compare with.
+    Naive(naive::Args),
     /// Makes one page, a table, CSV and JSON of result files.
     Report(report::Args),
     /// Serves a page that shows a running stream, for a monitor.
@@ -95,77 +94,6 @@ struct ControlArgs {
     /// Writes the result as JSON to a file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-#[derive(Args)]
-struct SourceArgs {
-    /// Address and port to listen on; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: SocketAddr,
-    /// What carries the streams.
-    #[arg(long, value_enum, default_value = "tcp")]
-    proto: Carrier,
-    /// Stops by itself after so long; without it, SIGTERM or SIGINT stops it.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
-    timeout: Option<Duration>,
-    /// Prints what was served as JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct SinkArgs {
-    /// Address and port of the source, or of the gateway before it.
-    #[arg(long, value_name = "ADDR:PORT")]
-    connect: SocketAddr,
-    /// What carries the streams.
-    #[arg(long, value_enum, default_value = "tcp")]
-    proto: Carrier,
-    /// Bytes of each connection in each direction used: 200M, 1Gi.
-    #[arg(long, value_parser = size::parse, default_value = "200M", value_name = "SIZE")]
-    bytes: u64,
-    /// Sends bytes to the source instead of fetching them.
-    #[arg(long)]
-    reverse: bool,
-    /// Fetches and sends at once.
-    #[arg(long, conflicts_with = "reverse")]
-    duplex: bool,
-    /// Compares every byte at both ends.
-    #[arg(long)]
-    verify: bool,
-    /// Chooses the bytes.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Connections at a time.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
-    parallel: u16,
-    /// Connections in all; as many as --parallel when not given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
-    connections: Option<u64>,
-    /// Local address to come from.
-    #[arg(long, value_name = "ADDR")]
-    bind: Option<IpAddr>,
-    /// QUIC: changes the local address or port once so many bytes have passed.
-    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
-    rebind_after: Option<u64>,
-    /// QUIC: the address to change to; without it only the port changes.
-    #[arg(long, requires = "rebind_after", value_name = "ADDR")]
-    rebind_to: Option<IpAddr>,
-    /// UDP: pace of each direction, in bits a second.
-    #[arg(long, value_parser = size::parse, default_value = "100M", value_name = "RATE")]
-    rate: u64,
-    /// UDP: bytes of payload in a datagram.
-    #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(i64::from(*BODY.start())..=i64::from(*BODY.end())), value_name = "BYTES")]
-    datagram: u16,
-    /// UDP: percent of the datagrams that may be lost.
-    #[arg(long, default_value_t = 1.0, value_name = "PERCENT")]
-    max_loss: f64,
-    /// Gives up after so long.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s", value_name = "TIME")]
-    timeout: Duration,
-    /// Prints the result as JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
@@ -245,8 +173,9 @@ fn measure_control(args: &ControlArgs) -> anyhow::Result<ExitCode> {
 fn main() -> ExitCode {
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
-        Command::Source(args) => source(&args),
-        Command::Sink(args) => sink(args),
+        Command::Source(args) => stream::source(&args),
+        Command::Sink(args) => stream::sink(args),
+        Command::Profiles(args) => stream::profiles(&args),
         Command::Demo(args) => run_demo(&args),
         Command::Conformance(args) => conform(&args),
         Command::Core(args) => measure(&args),
@@ -255,6 +184,7 @@ fn main() -> ExitCode {
         Command::Wan(args) => wan::run(&args),
         Command::Pktgen(args) => pktgen::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Naive(args) => naive::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Live(args) => live::run(&args),
     };
@@ -271,79 +201,17 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
 }
 
-/// Waits for SIGTERM, SIGINT or the end of `limit`.
-async fn stopped(limit: Option<Duration>) -> anyhow::Result<()> {
+/// Waits for SIGTERM, SIGINT or the end of `limit`. Both are caught from the call on; call it inside a runtime.
+fn stopped(limit: Option<Duration>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    tokio::select! {
-        _ = term.recv() => (),
-        _ = int.recv() => (),
-        () = tokio::time::sleep(limit.unwrap_or_default()), if limit.is_some() => (),
-    }
-    Ok(())
-}
-
-fn source(args: &SourceArgs) -> anyhow::Result<ExitCode> {
-    let served = Arc::new(Served::default());
-    runtime()?.block_on(async {
-        let source = Source::bind(args.listen, args.proto).await?;
-        eprintln!("listening on {} ({})", source.address(), args.proto);
+    Ok(async move {
         tokio::select! {
-            result = source.serve(served.clone()) => result.map_err(anyhow::Error::from),
-            result = stopped(args.timeout) => result,
+            _ = term.recv() => (),
+            _ = int.recv() => (),
+            () = tokio::time::sleep(limit.unwrap_or_default()), if limit.is_some() => (),
         }
-    })?;
-    let (streams, failed, down, up) =
-        (served.streams(), served.failed(), served.meter.down(), served.meter.up());
-    if args.json {
-        let report =
-            serde_json::json!({"streams": streams, "failed": failed, "bytes_down": down, "bytes_up": up});
-        println!("{report}");
-    } else {
-        println!("served {streams} streams, {down} bytes down, {up} bytes up; {failed} failed");
-    }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn sink(args: SinkArgs) -> anyhow::Result<ExitCode> {
-    if args.rebind_after.is_some() && args.proto != Carrier::Quic {
-        bail!(
-            "--rebind-after needs --proto quic: {} has no way to change a connection's address",
-            args.proto
-        );
-    }
-    if [args.bind, args.rebind_to].into_iter().flatten().any(|a| a.is_ipv4() != args.connect.is_ipv4()) {
-        bail!("--bind and --rebind-to need addresses of the same IP family as --connect {}", args.connect);
-    }
-    if args.rate == 0 {
-        bail!("--rate must not be 0");
-    }
-    let unspecified = if args.connect.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    let to = args.rebind_to.or(args.bind).unwrap_or(unspecified);
-    let sink = Sink {
-        to: args.connect,
-        carrier: args.proto,
-        local: args.bind,
-        order: Order {
-            seed: args.seed,
-            down: if args.reverse { 0 } else { args.bytes },
-            up: if args.reverse || args.duplex { args.bytes } else { 0 },
-            verify: args.verify,
-        },
-        connections: args.connections.unwrap_or(args.parallel.into()),
-        parallel: args.parallel.into(),
-        rebind: args.rebind_after.map(|after| Rebind { after, to: SocketAddr::new(to, 0) }),
-        shape: Shape { body: args.datagram, rate: args.rate },
-        max_loss: args.max_loss,
-        timeout: args.timeout,
-    };
-    let report = runtime()?.block_on(sink.run())?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        println!("{report}");
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn run_demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -400,7 +268,7 @@ fn hold(args: &TopologyArgs) -> anyhow::Result<ExitCode> {
         Place::CONSUMER_GATEWAY.ip(Family::V4),
         Place::CONSUMER_GATEWAY.ip(Family::V6)
     );
-    runtime()?.block_on(stopped(None))?;
+    runtime()?.block_on(async { anyhow::Ok(stopped(None)?.await) })?;
     for gateway in [&mut relay.consumer_gateway, &mut relay.producer_gateway] {
         let status = gateway.stop()?;
         if !status.success() {

@@ -1,0 +1,96 @@
+//! What a path allows, whoever relays: window and loss arithmetic.
+
+use serde::Serialize;
+
+use crate::result::PathFacts;
+
+/// TCP's largest window, in bytes: 65,535 shifted by 14 (RFC 7323, section 2.3).
+pub const LARGEST_WINDOW: f64 = 65_535.0 * 16_384.0;
+/// Bytes of an IPv4 packet that are no TCP payload: both headers and the timestamps option (RFC 7323).
+pub const HEADERS: u16 = 52;
+/// Mathis' constant for Reno with an acknowledgement for each segment, at random loss: the root of 3/2.
+pub const MATHIS: f64 = 1.224_744_871;
+
+/// What a path allows one TCP connection.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Arithmetic {
+    /// Bytes on the way at the path's rate; none where the rate is not known.
+    pub bandwidth_delay: Option<f64>,
+    /// Most bits a second of a connection with the largest window; none without delay.
+    pub window_bound: Option<f64>,
+    /// Most bits a second of a connection with the buffers that were asked for; none when none were.
+    pub buffer_bound: Option<f64>,
+    /// TCP's payload in a packet, in bytes.
+    pub segment: u16,
+    /// Most bits a second of one Reno connection at the path's loss; none without loss.
+    pub reno_bound: Option<f64>,
+    /// Loss, in percent, at which one Reno connection just fills the path; none where rate or delay is not known.
+    pub reno_loss_percent: Option<f64>,
+}
+
+impl Arithmetic {
+    /// Of a path, with socket buffers of so many bytes.
+    ///
+    /// Rate of Reno: MSS / RTT * C / sqrt(p) (M. Mathis, J. Semke, J. Mahdavi, T. Ott: The Macroscopic Behavior of the TCP
+    /// Congestion Avoidance Algorithm, ACM SIGCOMM CCR 27(3), 1997).
+    #[must_use]
+    pub fn of(path: &PathFacts, buffer: Option<u64>) -> Arithmetic {
+        let rtt = Some(path.rtt_ms / 1e3).filter(|s| s.is_finite() && *s > 0.0);
+        let segment = path.mtu.saturating_sub(HEADERS);
+        let loss = path.loss_percent / 100.0;
+        let rate = path.bits_per_second.map(|b| b as f64);
+        // Bits a second of one segment for each round trip.
+        let base = rtt.map(|rtt| f64::from(segment) * 8.0 / rtt * MATHIS);
+        Arithmetic {
+            bandwidth_delay: rate.zip(rtt).map(|(rate, rtt)| rate / 8.0 * rtt),
+            window_bound: rtt.map(|rtt| LARGEST_WINDOW * 8.0 / rtt),
+            buffer_bound: rtt.zip(buffer).map(|(rtt, bytes)| bytes as f64 * 8.0 / rtt),
+            segment,
+            reno_bound: base.filter(|_| loss > 0.0 && loss.is_finite()).map(|base| base / loss.sqrt()),
+            reno_loss_percent: base.zip(rate).map(|(base, rate)| (base / rate).powi(2) * 100.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(rtt_ms: f64, rate: Option<u64>, loss_percent: f64) -> PathFacts {
+        PathFacts { rtt_ms, bits_per_second: rate, loss_percent, mtu: 1500, ..PathFacts::default() }
+    }
+
+    #[test]
+    fn the_known_examples_come_out() {
+        let of = |rtt| Arithmetic::of(&path(rtt, Some(100_000_000_000), 0.0), None);
+        // 1 GiB of window: 179 Gbit/s at 48 ms, 72 at 119 ms.
+        assert!((of(48.0).window_bound.unwrap() / 179e9 - 1.0).abs() < 0.01);
+        assert!((of(119.0).window_bound.unwrap() / 72e9 - 1.0).abs() < 0.01);
+        // 100 Gbit/s and 20 ms: 250 MB on the way.
+        assert!((of(20.0).bandwidth_delay.unwrap() - 250e6).abs() < 1.0);
+        assert_eq!((of(20.0).reno_bound, of(20.0).buffer_bound), (None, None));
+    }
+
+    #[test]
+    fn loss_bounds_reno() {
+        // 1448 bytes, 20 ms, one in 10^6: 1448 * 8 / 0.02 * 1.2247 * 1000.
+        let a = Arithmetic::of(&path(20.0, Some(1_000_000_000), 1e-4), Some(1 << 20));
+        assert_eq!(a.segment, 1448);
+        assert!((a.reno_bound.unwrap() / 709.4e6 - 1.0).abs() < 1e-3, "{a:?}");
+        // At the loss that just fills the path the bound is the path's rate.
+        let at = path(20.0, Some(1_000_000_000), a.reno_loss_percent.unwrap());
+        assert!((Arithmetic::of(&at, None).reno_bound.unwrap() / 1e9 - 1.0).abs() < 1e-9);
+        assert!((a.buffer_bound.unwrap() / 419.4e6 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_path_without_delay_bounds_nothing() {
+        for rtt in [0.0, -1.0] {
+            let a = Arithmetic::of(&path(rtt, None, 1.0), Some(1));
+            assert_eq!(
+                (a.window_bound, a.reno_bound, a.buffer_bound, a.bandwidth_delay),
+                (None, None, None, None)
+            );
+        }
+    }
+}

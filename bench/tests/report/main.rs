@@ -1,0 +1,6 @@
+//! Reports, from outside.
+
+mod command;
+mod fixture;
+mod page;
+mod summary;
