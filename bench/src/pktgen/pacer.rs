@@ -21,10 +21,10 @@ pub struct Pacer {
 
 impl Pacer {
     /// Begins at `start`, in ticks of which a second has `hz`. `bits_per_second` are bits on the wire; none sets no limit. Who
-    /// is late catches up at most a millisecond, or `burst` bits when these are more.
+    /// is late catches up what was due in the last `catch_up` seconds at most, or `burst` bits when these are more.
     #[must_use]
-    pub fn new(start: u64, hz: u64, bits_per_second: Option<f64>, burst: f64) -> Pacer {
-        let slack = bits_per_second.map_or(0.0, |rate| (rate / 1000.0).max(burst));
+    pub fn new(start: u64, hz: u64, bits_per_second: Option<f64>, catch_up: f64, burst: f64) -> Pacer {
+        let slack = bits_per_second.map_or(0.0, |rate| (rate * catch_up).max(burst));
         let per_tick = bits_per_second.map(|rate| rate / hz as f64);
         Pacer { start, per_tick, due: 0.0, spent: 0.0, slack, forfeited: 0.0 }
     }
@@ -44,18 +44,25 @@ impl Pacer {
     /// Is a frame that takes `bits` on the wire due? Then it is taken for sent.
     #[inline]
     pub fn take(&mut self, bits: u64) -> bool {
-        // A frame is due when those before it have left the line. The half bit is for the sums' rounding.
-        let due = self.per_tick.is_none() || self.spent < self.due - 0.5 || self.spent == 0.0;
+        let due = self.per_tick.is_none() || self.is_behind();
         if due {
             self.spent += bits as f64;
         }
         due
     }
 
-    /// Bits on the wire that were not sent in time.
+    /// Is there a rate, and a frame due by it?
+    #[inline]
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        // A frame is due when those before it have left the line. The half bit is for the sums' rounding.
+        self.per_tick.is_some() && (self.spent < self.due - 0.5 || self.spent == 0.0)
+    }
+
+    /// Bits on the wire that were due and not sent until now.
     #[must_use]
     pub fn forfeited(&self) -> f64 {
-        self.forfeited
+        self.forfeited + (self.due - self.spent).max(0.0)
     }
 }
 
@@ -65,6 +72,7 @@ mod tests {
 
     const HZ: u64 = 2_600_000_000;
     const BITS: u64 = 84 * 8;
+    const MS: f64 = 0.001;
 
     /// Frames taken when looked at every `step` ticks for `seconds`, and the largest burst.
     fn frames(pacer: &mut Pacer, step: u64, seconds: u64) -> (u64, u64) {
@@ -84,7 +92,7 @@ mod tests {
     #[test]
     fn a_rate_is_kept_exactly_however_often_it_is_looked_at() {
         for step in [1_000, 33_333, 1_000_003] {
-            let mut pacer = Pacer::new(0, HZ, Some((1_000_000 * BITS) as f64), 64.0 * BITS as f64);
+            let mut pacer = Pacer::new(0, HZ, Some((1_000_000 * BITS) as f64), MS, 64.0 * BITS as f64);
             let (sent, most) = frames(&mut pacer, step, 10);
             // The last look is up to one step before the end.
             let missing = 10_000_000 - sent;
@@ -97,7 +105,7 @@ mod tests {
     #[test]
     fn a_long_run_does_not_drift() {
         // An hour at a rate that is no whole number of ticks.
-        let mut pacer = Pacer::new(5, HZ, Some(300_007.0 * BITS as f64), 64.0 * BITS as f64);
+        let mut pacer = Pacer::new(5, HZ, Some(300_007.0 * BITS as f64), MS, 64.0 * BITS as f64);
         let (mut sent, mut now) = (0u64, 5);
         for _ in 0..3600 * 1000 {
             now += HZ / 1000;
@@ -112,7 +120,7 @@ mod tests {
     #[test]
     fn a_pause_is_caught_up_by_a_bounded_burst_and_told() {
         let rate = 1_000_000u64;
-        let mut pacer = Pacer::new(0, HZ, Some((rate * BITS) as f64), 64.0 * BITS as f64);
+        let mut pacer = Pacer::new(0, HZ, Some((rate * BITS) as f64), MS, 64.0 * BITS as f64);
         pacer.advance(HZ / 10);
         let mut burst = 0;
         while pacer.take(BITS) {
@@ -121,12 +129,17 @@ mod tests {
         // A millisecond's worth of the 100 that passed.
         assert_eq!(burst, 1000);
         assert_eq!((pacer.forfeited() / BITS as f64).round(), 99_000.0);
+        assert!(!pacer.is_behind());
+        // What is not taken at the end is not sent either.
+        pacer.advance(HZ / 10 + HZ / 2000);
+        assert!(pacer.is_behind());
+        assert_eq!((pacer.forfeited() / BITS as f64).round(), 99_500.0);
     }
 
     #[test]
     fn frames_of_different_sizes_share_the_line() {
         let line = 1e9;
-        let mut pacer = Pacer::new(0, HZ, Some(line), 1e6);
+        let mut pacer = Pacer::new(0, HZ, Some(line), MS, 1e6);
         let (mut bits, mut n) = (0u64, 0u64);
         for now in (0..=HZ).step_by(10_000) {
             pacer.advance(now);
@@ -143,7 +156,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_all_may_go() {
-        let mut pacer = Pacer::new(9, HZ, None, 0.0);
+        let mut pacer = Pacer::new(9, HZ, None, MS, 0.0);
         pacer.advance(9);
         assert!((0..1000).all(|_| pacer.take(BITS)));
         assert_eq!(pacer.forfeited(), 0.0);

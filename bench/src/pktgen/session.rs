@@ -62,6 +62,8 @@ pub struct Setup {
     pub eal: Vec<String>,
     /// Look at the checksum of every payload received.
     pub verify: bool,
+    /// How much a late sender catches up at full speed; what was due before is not sent.
+    pub catch_up: Duration,
 }
 
 /// One direction of a trial.
@@ -123,7 +125,8 @@ pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> 
         memory_mb: Mempool::memory_mb(buffers, room, setup.huge) + 64,
         main_core: main,
         pci: [Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten().filter_map(pci).collect(),
-        args: setup.eal.clone(),
+        // Its socket is of no use to anybody, and would be left behind by a kill.
+        args: [&["--no-telemetry".to_owned()], &setup.eal[..]].concat(),
     })?)
 }
 
@@ -270,6 +273,7 @@ impl Session {
             reports,
             errands: errand,
             hz: dpdk::tsc_hz(&eal),
+            catch_up: setup.catch_up.as_secs_f64(),
             interrupted: interrupted.clone(),
         };
         let (watch, orders) = mpsc::channel();

@@ -27,8 +27,8 @@ use super::template::Template;
 const STOCK: usize = 64;
 /// A thread without a trial looks for work so often.
 const NAP: Duration = Duration::from_micros(50);
-/// How long, in parts of a second, a device may keep the last frames waiting.
-const GRACE: u64 = 10;
+/// How long, in seconds, a device may keep the last frames waiting.
+const GRACE: f64 = 0.1;
 /// Turns without a packet after which the receiver offers its core to others.
 const EMPTY: u32 = 64;
 
@@ -78,6 +78,8 @@ pub(super) struct TxThread {
     /// Frames of others to send, by device.
     pub(super) errands: Receiver<(Place, Mbuf)>,
     pub(super) hz: u64,
+    /// How much a late sender catches up, in seconds.
+    pub(super) catch_up: f64,
     pub(super) interrupted: StopFlag,
 }
 
@@ -135,7 +137,7 @@ impl TxThread {
             Lane {
                 place: *place,
                 template: Arc::clone(template),
-                pacer: Pacer::new(start, self.hz, order.wire_bits, burst),
+                pacer: Pacer::new(start, self.hz, order.wire_bits, self.catch_up, burst),
                 batch: ArrayVec::new(),
                 packets: 0,
                 bytes: 0,
@@ -145,6 +147,7 @@ impl TxThread {
         };
         let mut lanes: Vec<Lane> = order.lanes.iter().map(lane).collect();
         let mut stopped = None;
+        let grace = ((GRACE + self.catch_up) * self.hz as f64) as u64;
         loop {
             let now = rdtsc();
             self.errands();
@@ -159,9 +162,10 @@ impl TxThread {
                 let over = now >= end && order.wire_bits.is_none();
                 lane.fill(&self.pool, &mut stock, if over { 0 } else { count });
                 lane.send(&mut self.queues[lane.place]);
-                working |= !lane.batch.is_empty() || now < end && lane.packets < count;
+                let more = lane.packets + (lane.batch.len() as u64) < count;
+                working |= !lane.batch.is_empty() || more && (now < end || lane.pacer.is_behind());
             }
-            if !working || now > end.saturating_add(self.hz / GRACE) {
+            if !working || now > end.saturating_add(grace) {
                 break;
             }
         }
@@ -217,6 +221,7 @@ impl Lane {
     fn sent(&self, start: u64, end: u64, order: &Order, hz: u64) -> Sent {
         let seconds = |ticks: u64| ticks as f64 / hz as f64;
         let took = seconds(self.last - start);
+        let waiting = self.batch.iter().map(|frame| wire_bits(frame.frame_len() + FCS)).sum::<u64>();
         let seconds = match (order.end, order.wire_bits) {
             // The time during which packets were due; longer when the last ones came late.
             (End::After(_), _) => took.max(seconds(end - start)),
@@ -228,7 +233,7 @@ impl Lane {
             packets: self.packets,
             bytes: self.bytes,
             seconds,
-            forfeited: self.pacer.forfeited(),
+            forfeited: self.pacer.forfeited() + waiting as f64,
             cycles: self.cycles,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bench::pktgen::measure::{SearchSettings, Settings, Task, measure};
+use bench::pktgen::outcome::Step;
 use bench::pktgen::rate::{self, Rate};
 use bench::pktgen::session::Setup;
 use bench::pktgen::sizes::Mix;
@@ -162,6 +163,9 @@ struct Common {
     /// Rest after each trial; RFC 2544 asks for 5s.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", value_name = "TIME")]
     pause: Duration,
+    /// What a sender that was held up catches up at full speed; what was due before is not sent, and counted.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "1ms", value_name = "TIME")]
+    catch_up: Duration,
     /// Does not sum up received payloads: for receivers that are too slow with large frames.
     #[arg(long)]
     no_verify: bool,
@@ -265,6 +269,7 @@ impl Common {
                 huge: self.machine.huge,
                 eal: self.machine.eal.clone(),
                 verify: !self.no_verify,
+                catch_up: self.catch_up,
             },
             flows,
             sizes,
@@ -286,7 +291,7 @@ impl Common {
             "dst_mac": self.dst_mac.map(|m| m.to_string()), "gateway": self.gateway, "rx_address": self.rx_address,
             "size": self.size, "bidirectional": self.bidirectional, "line_rate": line,
             "settle_seconds": self.settle.as_secs_f64(), "pause_seconds": self.pause.as_secs_f64(),
-            "verify": !self.no_verify, "huge": self.machine.huge, "cores": self.machine.cores, "eal": self.machine.eal,
+            "verify": !self.no_verify, "catch_up_seconds": self.catch_up.as_secs_f64(), "huge": self.machine.huge, "cores": self.machine.cores, "eal": self.machine.eal,
         });
         all.as_object().map(|all| all.clone().into_iter().collect()).unwrap_or_default()
     }
@@ -394,7 +399,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = common.settings()?;
     let mut told = common.told();
     told.extend(more.as_object().cloned().unwrap_or_default());
-    let outcome = measure(&settings, &task, told, &interrupted, &mut |step| eprintln!("{step}"))?;
+    // A run's only step is its result; those of a search are news.
+    let quiet = matches!(task, Task::Run { .. });
+    let mut watch = |step: &Step| {
+        if !quiet {
+            eprintln!("{step}");
+        }
+    };
+    let outcome = measure(&settings, &task, told, &interrupted, &mut watch)?;
     write(common.machine.json.as_deref(), &outcome, || print!("{outcome}"))?;
     Ok(if outcome.end.partial { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -423,6 +435,7 @@ fn reflect(args: &ReflectArgs, interrupted: &StopFlag) -> anyhow::Result<ExitCod
         huge: args.machine.huge,
         eal: args.machine.eal.clone(),
         verify: true,
+        catch_up: Duration::ZERO,
     };
     let ready = || eprintln!("reflecting on {}: ready", args.on);
     let did = reflect::run(setup, interrupted, args.duration, ready)?;
