@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use forwarder::config::Device;
 use forwarder::sync::StopFlag;
 use forwarder::wire::Mac;
 
 use super::burst::{BackToBack, BurstSearch};
 use super::outcome::{
-    DeviceFacts, Direction, End as Ending, Loss, Outcome, Purpose, Start, Step, SumSent, Throughput,
+    DeviceFacts, Direction, End as Ending, Interval, Loss, Outcome, Purpose, Start, Step, SumSent, Throughput,
 };
 use super::rate::{FCS, Rate, WIRE, wire_bits};
 use super::search::{Found, Loads, Search, TOLERANCE, Trial, Verdict};
@@ -86,6 +86,15 @@ pub enum Task {
     },
 }
 
+/// What happens while it is measured.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// A second of a trial has passed.
+    Second(&'a Interval),
+    /// A trial has ended.
+    Trial(&'a Step),
+}
+
 /// How the zero-loss rate is searched for.
 #[derive(Debug, Clone)]
 pub struct SearchSettings {
@@ -110,7 +119,7 @@ impl Task {
     }
 }
 
-/// Measures. `watch` is called after each trial.
+/// Measures, and tells `watch` how it goes.
 ///
 /// # Errors
 /// What is asked for cannot be sent, a device cannot be had, the next hop does not answer, or none of the first packets arrives.
@@ -120,7 +129,7 @@ pub fn measure(
     task: &Task,
     told: BTreeMap<String, serde_json::Value>,
     interrupted: &StopFlag,
-    watch: &mut dyn FnMut(&Step),
+    watch: &mut dyn FnMut(News<'_>),
 ) -> Result<Outcome> {
     for mix in &settings.sizes {
         settings.flows.check(mix)?;
@@ -191,7 +200,7 @@ struct Bench<'a> {
     outcome: Outcome,
     began: Instant,
     interrupted: &'a StopFlag,
-    watch: &'a mut dyn FnMut(&Step),
+    watch: &'a mut dyn FnMut(News<'_>),
 }
 
 impl Bench<'_> {
@@ -287,7 +296,13 @@ impl Bench<'_> {
     /// Runs and records a trial.
     fn trial(&mut self, purpose: Purpose, mix: &Mix, frames: Option<f64>, end: End) -> Result<Step> {
         let start = self.began.elapsed().as_secs_f64();
-        let brought = self.session.trial(&self.ways, mix, frames, end, self.settings.settle)?;
+        let (mut intervals, watch) = (Vec::new(), &mut *self.watch);
+        let mut each = |interval: Interval| {
+            watch(News::Second(&interval));
+            intervals.push(interval);
+        };
+        let settle = self.settings.settle;
+        let brought = self.session.trial(&self.ways, mix, frames, end, settle, &mut each)?;
         let directions: Vec<Direction> =
             brought.into_iter().zip(["forward", "back"]).map(|(b, name)| direction(b, name, mix)).collect();
         let wire = (mix.mean() + WIRE as f64) * 8.0;
@@ -301,12 +316,22 @@ impl Bench<'_> {
             verdict: Verdict::Passed,
             partial: self.stopped(),
             directions,
+            intervals,
         };
         step.verdict = match frames {
             _ if step.lost() > 0 => Verdict::Lost,
             Some(frames) if step.sent() < frames * (1.0 - TOLERANCE) => Verdict::Short,
             _ => Verdict::Passed,
         };
+        let sent = step.directions.iter().map(|d| d.sum_sent.packets).min().unwrap_or(0);
+        if let End::Count(count) = end
+            && sent < count
+            && !step.partial
+        {
+            self.warn(format!(
+                "{mix}: the device took {sent} of {count} packets and then no more; is its link up?"
+            ));
+        }
         let missed: u64 = step.directions.iter().map(|d| d.rx_missed).sum();
         if missed > 0 {
             self.warn(format!(
@@ -320,7 +345,7 @@ impl Bench<'_> {
                     .to_owned(),
             );
         }
-        (self.watch)(&step);
+        (self.watch)(News::Trial(&step));
         self.outcome.steps.push(step.clone());
         if !self.stopped() {
             std::thread::sleep(self.settings.pause);
@@ -343,7 +368,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Searches the zero-loss rate. None when interrupted.
+    /// Searches the zero-loss rate. None when interrupted, or when nothing can be sent.
     fn search(&mut self, mix: &Mix, settings: &SearchSettings) -> Result<Option<(Option<Found>, usize)>> {
         let most = settings.most.frames(mix.mean(), self.line)?;
         let mut search = Search::new(most, settings.resolution / 100.0, settings.again);
@@ -354,7 +379,8 @@ impl Bench<'_> {
                 return Ok(None);
             }
             if step.sent() <= 0.0 {
-                bail!("the device took no frame; see the trial's record");
+                self.warn(format!("{mix}: the device took no frame, so there is no rate to find"));
+                return Ok(None);
             }
             search.tell(Trial { sent: step.sent(), verdict: step.verdict });
             trials += 1;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,18 @@ use forwarder::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, 
 use forwarder::io::PacketBuf;
 use forwarder::neighbor::{PortL2, Solicit};
 use forwarder::sync::StopFlag;
+use forwarder::topology::{core_node, device_node};
 use forwarder::wire::{Mac, Tags, icmpv6};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::judge::{Findings, Judge};
+use super::outcome::Interval;
 use super::rate::WIRE;
 use super::sizes::Mix;
 use super::stamp::LEARNING;
 use super::template::{Head, Template, fill};
-use super::threads::{End, Order, Place, RxThread, Sent, TxThread, Watch};
+use super::threads::{End, Order, Place, Progress, RxThread, Sent, TxThread, Watch};
 use crate::topology;
 
 /// Descriptors of a queue; drivers take fewer where they have fewer.
@@ -40,6 +42,7 @@ const LEARN: Duration = Duration::from_millis(700);
 const LESSONS: usize = 4;
 /// First packets a second.
 const LEARN_RATE: f64 = 20_000.0;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What a session is opened with.
 #[derive(Debug, Clone)]
@@ -99,21 +102,26 @@ pub struct Session {
     heard: Receiver<(Place, IpAddr, Mac)>,
     errands: Sender<(Place, Mbuf)>,
     ports: Vec<Arc<Port>>,
+    /// For questions: the buffers to send from hold the payload's pattern, which these would spoil.
     pool: Arc<Mempool>,
     eal: Arc<Eal>,
     setup: Setup,
+    progress: Arc<Progress>,
     trial: u16,
 }
 
-/// Cores for EAL, the sender and the receiver.
-fn cores(chosen: Option<(usize, usize)>) -> (usize, usize, usize) {
+/// Cores for EAL, the sender and the receiver: the last ones of the NUMA node, unless they are chosen.
+fn cores(chosen: Option<(usize, usize)>, node: Option<i32>) -> (usize, usize, usize) {
     let have = topology::cores();
-    let at = |from_end: usize| have[have.len().saturating_sub(from_end).min(have.len() - 1)];
-    let (tx, rx) = chosen.unwrap_or_else(|| (at(1), at(2)));
+    let mut near = have.clone();
+    near.retain(|core| node.is_none() || core_node(*core) == node);
+    let near = if near.is_empty() { &have } else { &near };
+    let at = |from_end: usize| near.iter().rev().nth(from_end).or(near.first()).copied().unwrap_or(0);
+    let (tx, rx) = chosen.unwrap_or_else(|| (at(0), at(1)));
     (have.iter().copied().find(|c| *c != tx && *c != rx).unwrap_or(rx), tx, rx)
 }
 
-/// Opens EAL on the calling thread with packet memory for `pools` buffers of this MTU.
+/// Starts EAL on the calling thread with memory for so many packet buffers.
 pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> {
     let room = dpdk::data_room_for(setup.mtu);
     let pci = |device: &Device| match device {
@@ -241,14 +249,15 @@ impl Session {
     /// # Errors
     /// A device or core cannot be had, there is too little memory, or a link stays down.
     pub fn open(setup: Setup, interrupted: &StopFlag) -> Result<Session> {
-        let (main, tx_core, rx_core) = cores(setup.cores);
+        let node = device_node(&setup.tx);
+        let (main, tx_core, rx_core) = cores(setup.cores, node);
         let places = if setup.rx.is_none() || setup.rx.as_ref() == Some(&setup.tx) { 1 } else { 2 };
         let receive = RECEIVE_MBUFS * places as u32;
         let eal = eal(&setup, main, SEND_MBUFS + receive)?;
         let room = dpdk::data_room_for(setup.mtu);
-        let pool = Mempool::new(&eal, "send", SEND_MBUFS, CACHE, room, None)?;
+        let pool = Mempool::new(&eal, "send", SEND_MBUFS, CACHE, room, node)?;
         prepare(&pool);
-        let receive = Mempool::new(&eal, "receive", receive, CACHE, room, None)?;
+        let receive = Mempool::new(&eal, "receive", receive, CACHE, room, node)?;
         let (mut ports, mut receiving, mut sending, mut l2s) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for place in 0..places {
@@ -263,18 +272,20 @@ impl Session {
         for port in &ports {
             wait_for_link(port, interrupted)?;
         }
+        let progress = Arc::new(Progress::default());
         let (send, orders) = mpsc::channel();
         let (reports, sent) = mpsc::channel();
         let (errands, errand) = mpsc::channel();
         let sender = TxThread {
             queues: sending,
-            pool: Arc::clone(&pool),
+            pool,
             orders,
             reports,
             errands: errand,
             hz: dpdk::tsc_hz(&eal),
             catch_up: setup.catch_up.as_secs_f64(),
             interrupted: interrupted.clone(),
+            progress: Arc::clone(&progress),
         };
         let (watch, orders) = mpsc::channel();
         let (reports, watched) = mpsc::channel();
@@ -287,6 +298,7 @@ impl Session {
             errands: errands.clone(),
             heard: hear,
             verify: setup.verify,
+            progress: Arc::clone(&progress),
         };
         let threads = vec![
             on_core(&eal, ("pktgen-tx", tx_core), || sender.run())?,
@@ -302,9 +314,10 @@ impl Session {
             heard,
             errands,
             ports,
-            pool,
+            pool: receive,
             eal,
             setup,
+            progress,
             trial: LEARNING,
         })
     }
@@ -360,10 +373,30 @@ impl Session {
         )
     }
 
-    fn order(&self, order: Order) -> Result<Vec<Sent>> {
+    /// Has the sender do something; `each` is told what every second of it brought.
+    fn order(&self, order: Order, each: &mut dyn FnMut(Interval)) -> Result<Vec<Sent>> {
         let gone = || anyhow!("the sender has ended");
+        let now = || (self.progress.sent.get(), self.progress.received.get());
+        let began = Instant::now();
+        let (mut before, mut seconds) = (now(), 0u32);
         self.send.as_ref().ok_or_else(gone)?.send(order).map_err(|_| gone())?;
-        self.sent.recv().map_err(|_| gone())
+        loop {
+            let next = began + SECOND * (seconds + 1);
+            match self.sent.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(sent) => return Ok(sent),
+                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let (sent, received) = now();
+                    each(Interval {
+                        start: f64::from(seconds),
+                        end: f64::from(seconds + 1),
+                        sent_packets: sent - before.0,
+                        received_packets: received - before.1,
+                    });
+                    (before, seconds) = ((sent, received), seconds + 1);
+                }
+            }
+        }
     }
 
     fn watch(&self, watch: Watch) -> Result<Watch> {
@@ -396,7 +429,7 @@ impl Session {
         self.watch(fresh())?;
         'lessons: for _ in 0..LESSONS {
             let lanes = vec![(way.from, Arc::clone(&template))];
-            self.order(Order { lanes, wire_bits, end: End::Count(flows as u64) })?;
+            self.order(Order { lanes, wire_bits, end: End::Count(flows as u64) }, &mut |_| ())?;
             let until = Instant::now() + LEARN;
             while Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(20));
@@ -416,7 +449,7 @@ impl Session {
     }
 
     /// Runs a trial at `frames` frames a second in each direction (none: as fast as the device takes them), and waits `settle`
-    /// for what is still under way (RFC 2544, section 23, waits 2 s).
+    /// for what is still under way (RFC 2544, section 23, waits 2 s). `each` is told what every second brought.
     ///
     /// # Errors
     /// A thread has ended.
@@ -427,6 +460,7 @@ impl Session {
         frames: Option<f64>,
         end: End,
         settle: Duration,
+        each: &mut dyn FnMut(Interval),
     ) -> Result<Vec<Brought>> {
         self.trial = self.trial.checked_add(1).unwrap_or(LEARNING + 1);
         let hz = self.hz();
@@ -444,7 +478,7 @@ impl Session {
         let before = missed(&self.ports);
         self.watch(Watch::Judge(judges))?;
         let wire_bits = frames.map(|f| f * (mix.mean() + WIRE as f64) * 8.0);
-        let sent = self.order(Order { lanes, wire_bits, end })?;
+        let sent = self.order(Order { lanes, wire_bits, end }, each)?;
         std::thread::sleep(settle);
         let Watch::Judge(mut judges) = self.watch(Watch::Nothing)? else {
             bail!("the receiver lost its notes")

@@ -96,6 +96,13 @@ impl Flows {
             self.count,
             self.hosts
         );
+        ensure!(
+            !self.hosts().any(|host| host == self.dst.ip()),
+            "--dst {} is one of the {} source addresses from {} on; move one of them",
+            self.dst.ip(),
+            self.hosts,
+            self.src.ip()
+        );
         let last = usize::from(self.src.port()) + (self.count - 1) / self.hosts;
         ensure!(
             self.src.port() > 0 && self.dst.port() > 0 && last <= 0xffff,
@@ -502,6 +509,7 @@ mod tests {
         refused(&|f| f.vlan = Some(5), "use --size 68 or more");
         refused(&|f| f.proto = Proto::Tcp, "--size 76");
         refused(&|f| f.dst = "[::1]:5".parse().unwrap(), "different IP families");
+        refused(&|f| f.dst = "10.0.0.2:5".parse().unwrap(), "move one of them");
         refused(&|f| f.count = 0, "1 to 65536 flows");
         refused(&|f| f.hosts = 7, "no more hosts than flows");
         refused(&|f| f.src.set_port(65_534), "--hosts");
