@@ -419,7 +419,7 @@ fn an_interrupted_run_keeps_what_it_has_and_says_partial() {
         assert!(o.end.partial && o.end.error.is_some() && o.end.throughput.is_empty());
         let [step] = &o.steps[..] else { panic!("{:?}", o.steps) };
         assert!(step.partial && step.directions[0].sum_sent.packets > 100);
-        let seconds = step.intervals.iter().all(|i| i.end == i.start + 1.0 && i.sent_packets > 0);
+        let seconds = step.intervals.iter().all(|i| i.end == i.start + 1.0);
         assert!(seconds && step.intervals.len() < 60, "{:?}", step.intervals);
         assert!(process.output().unwrap().stdout.contains("partial: interrupted"));
     });

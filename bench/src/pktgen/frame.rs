@@ -90,8 +90,9 @@ pub fn read(bytes: &[u8], len: usize, verify: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pktgen::headers::{Flows, Proto};
     use crate::pktgen::sizes::Mix;
-    use crate::pktgen::template::{Flows, Proto, Template, fill};
+    use crate::pktgen::template::{Template, fill};
     use forwarder::wire::Mac;
 
     fn frame() -> Vec<u8> {

@@ -238,7 +238,9 @@ impl Lane {
     fn sent(&self, start: u64, end: u64, order: &Order, hz: u64) -> Sent {
         let seconds = |ticks: u64| ticks as f64 / hz as f64;
         let took = seconds(self.last - start);
-        let waiting = self.batch.iter().map(|frame| wire_bits(frame.frame_len() + FCS)).sum::<u64>();
+        // Without a rate nothing is due.
+        let paced = self.batch.iter().filter(|_| order.wire_bits.is_some());
+        let waiting = paced.map(|frame| wire_bits(frame.frame_len() + FCS) as f64).sum::<f64>();
         let seconds = match (order.end, order.wire_bits) {
             // The time during which packets were due; longer when the last ones came late.
             (End::After(_), _) => took.max(seconds(end - start)),
@@ -250,7 +252,7 @@ impl Lane {
             packets: self.packets,
             bytes: self.bytes,
             seconds,
-            forfeited: self.pacer.forfeited() + waiting as f64,
+            forfeited: self.pacer.forfeited() + waiting,
             cycles: self.cycles,
         }
     }

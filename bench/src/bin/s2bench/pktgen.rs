@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use bench::pktgen::headers::{Flows, Proto};
 use bench::pktgen::measure::{News, SearchSettings, Settings, Task, measure};
 use bench::pktgen::outcome::Interval;
 use bench::pktgen::rate::{self, Rate};
-use bench::pktgen::session::Setup;
+use bench::pktgen::setup::Setup;
 use bench::pktgen::sizes::Mix;
-use bench::pktgen::template::{Flows, Proto};
 use bench::pktgen::threads::End;
 use bench::pktgen::{reflect, search};
 use bench::{result, size};
