@@ -89,6 +89,7 @@ fn a_ring_gives_everything_back_and_every_packet_is_told() {
     assert!(found.delay.min > 0 && found.delay.histogram().unwrap().len() == 10_000);
     let flows: Vec<u64> = found.flows.iter().map(|f| f.packets).collect();
     assert_eq!(flows, [1429, 1429, 1429, 1429, 1428, 1428, 1428]);
+    assert!(step.intervals.iter().map(|i| i.sent_packets).sum::<u64>() <= 10_000);
     assert_eq!(step.offered_packets_per_second, Some(20_000.0));
     assert!(there.sum_sent.bits_per_second > there.sum_sent.l2_bits_per_second);
     assert_eq!((o.start.command.as_str(), o.start.tx.driver.as_str()), ("run", "net_ring"));
@@ -110,7 +111,7 @@ fn another_parser_finds_what_is_on_the_wire_whole() {
         "--size",
         "128,imix",
         "--count",
-        "120",
+        "144",
         "--flows",
         "6",
         "--hosts",
@@ -140,16 +141,16 @@ fn another_parser_finds_what_is_on_the_wire_whole() {
     }
     let source = |host, port| ([198, 18, 0, host], port);
     let wanted = [(2, 4000), (2, 4001), (3, 4000), (3, 4001), (4, 4000), (4, 4001)];
-    assert_eq!(sources.into_iter().collect::<Vec<_>>(), wanted.map(|(h, p)| (source(h, p), 40)));
-    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [(64, 70), (128, 120), (570, 40), (1518, 10)]);
+    assert_eq!(sources.into_iter().collect::<Vec<_>>(), wanted.map(|(h, p)| (source(h, p), 48)));
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [(64, 84), (128, 144), (570, 48), (1518, 12)]);
 }
 
-/// A namespace for the generator with devices `a` and `b`, and what is at their far ends.
+/// A namespace for the generator with devices `p0` and `p1`, and what is at their far ends.
 fn wired(mtu: u16) -> (Netns, Netns) {
     let dir = Arc::new(Workdir::new().unwrap());
     let generator = Netns::new("generator", Arc::clone(&dir)).unwrap();
     let middle = Netns::new("middle", dir).unwrap();
-    for (near, far) in [("a", "ga"), ("b", "gb")] {
+    for (near, far) in [("p0", "g0"), ("p1", "g1")] {
         generator.join(near, &middle, far, mtu).unwrap();
         generator.silence(near).unwrap();
         middle.silence(far).unwrap();
@@ -161,12 +162,13 @@ fn wired(mtu: u16) -> (Netns, Netns) {
 fn both_ends_of_a_cable_speak_both_families_both_protocols_tagged_and_jumbo() {
     private(|| {
         let netns = Netns::new("generator", Arc::new(Workdir::new().unwrap())).unwrap();
-        netns.join("a", &netns, "b", 9100).unwrap();
-        netns.silence("a").unwrap();
-        netns.silence("b").unwrap();
-        let cable = ["run", "--tx", "af_packet:a", "--rx", "af_packet:b", "--rate", "4kpps", "--count", "2k"];
+        netns.join("p0", &netns, "p1", 9100).unwrap();
+        netns.silence("p0").unwrap();
+        netns.silence("p1").unwrap();
+        let cable =
+            ["run", "--tx", "af_packet:p0", "--rx", "af_packet:p1", "--rate", "4kpps", "--count", "2k"];
         let v4 = ["--src", "10.0.0.1:1000", "--dst", "10.0.0.2:5000"];
-        let v6 = ["--src", "[fd00::1]:1000", "--dst", "[fd00::2]:5000"];
+        let v6 = ["--src", "[fd00::10]:1000", "--dst", "[fd00::2]:5000"];
         for (more, size) in [
             (&v4[..], "64"),
             (&[&v4[..], &["--proto", "tcp", "--vlan", "7"]].concat(), "80"),
@@ -179,7 +181,7 @@ fn both_ends_of_a_cable_speak_both_families_both_protocols_tagged_and_jumbo() {
                 assert_eq!(counts(d), [2000, 2000, 0, 0, 0, 0], "{more:?}: {d:?}");
             }
             assert_eq!(o.steps[0].directions.len(), if more.contains(&"--bidirectional") { 2 } else { 1 });
-            assert_eq!(o.steps[0].verdict, Verdict::Passed);
+            assert_ne!(o.steps[0].verdict, Verdict::Lost);
         }
     });
 }
@@ -188,15 +190,16 @@ fn both_ends_of_a_cable_speak_both_families_both_protocols_tagged_and_jumbo() {
 /// network; `more` is said of each.
 fn gateway(middle: Netns, more: &str) -> Gateway {
     let mut config = "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n\
-         [[port]]\nname = \"client\"\ndevice = \"af_packet:ga\"\naddresses = [\"10.81.0.1/24\", \"fd81::1/64\"]\n\
-         [[port]]\nname = \"wan\"\ndevice = \"af_packet:gb\"\naddresses = [\"10.83.0.1/24\", \"fd83::1/64\"]\n"
+         [[port]]\nname = \"client\"\ndevice = \"af_packet:g0\"\naddresses = [\"10.81.0.1/24\", \"fd81::1/64\"]\n\
+         [[port]]\nname = \"wan\"\ndevice = \"af_packet:g1\"\naddresses = [\"10.83.0.1/24\", \"fd83::1/64\"]\n"
         .to_owned();
     for proto in ["udp", "tcp"] {
-        for (listen, target, from) in
-            [("10.81.0.1", "10.83.0.2", "10.81.0.2/31"), ("[fd81::1]", "[fd83::2]", "fd81::2/127")]
-        {
+        for (family, listen, target, from) in [
+            ("v4", "10.81.0.1", "10.83.0.2", "10.81.0.2/31"),
+            ("v6", "[fd81::1]", "[fd83::2]", "fd81::2/127"),
+        ] {
             config += &format!(
-                "[[flow]]\nname = \"{proto}-{listen}\"\nproto = \"{proto}\"\nlisten = \"{listen}:5000\"\n\
+                "[[flow]]\nname = \"{proto}-{family}\"\nproto = \"{proto}\"\nlisten = \"{listen}:5000\"\n\
                  target = \"{target}:6000\"\nfrom = [\"{from}\"]\n{more}\n"
             );
         }
@@ -206,9 +209,9 @@ fn gateway(middle: Netns, more: &str) -> Gateway {
 
 const THROUGH_V4: [&str; 10] = [
     "--tx",
-    "af_packet:a",
+    "af_packet:p0",
     "--rx",
-    "af_packet:b",
+    "af_packet:p1",
     "--src",
     "10.81.0.2:2000",
     "--dst",
@@ -218,9 +221,9 @@ const THROUGH_V4: [&str; 10] = [
 ];
 const THROUGH_V6: [&str; 10] = [
     "--tx",
-    "af_packet:a",
+    "af_packet:p0",
     "--rx",
-    "af_packet:b",
+    "af_packet:p1",
     "--src",
     "[fd81::2]:2000",
     "--dst",
@@ -235,11 +238,9 @@ fn through_a_gateway_packets_are_known_again_in_both_directions_and_agree_with_i
         let (generator, middle) = wired(1500);
         let gateway = gateway(middle, "");
         let run = ["run", "--rate", "3kpps", "--count", "3k", "--flows", "12", "--bidirectional"];
-        for (through, proto, flow) in [
-            (THROUGH_V4, "udp", "udp-10.81.0.1"),
-            (THROUGH_V6, "tcp", "tcp-[fd81::1]"),
-            (THROUGH_V6, "udp", "udp-[fd81::1]"),
-        ] {
+        for (through, proto, flow) in
+            [(THROUGH_V4, "udp", "udp-v4"), (THROUGH_V6, "tcp", "tcp-v6"), (THROUGH_V6, "udp", "udp-v6")]
+        {
             let o = within(&generator, &[&run[..], &through, &["--proto", proto, "--size", "100"]].concat());
             let [there, back] = &o.steps[0].directions[..] else { panic!("{:?}", o.steps) };
             assert_eq!(counts(there), [3000, 3000, 0, 0, 0, 0], "{o:?}");
@@ -286,7 +287,7 @@ fn a_search_finds_the_rate_that_a_gateway_polices_and_records_each_step() {
     private(|| {
         let (generator, middle) = wired(1500);
         let gateway = gateway(middle, "rate = \"4M\"");
-        // 4 Mbit/s and 128 KiB at once: in a second 628 kB, which are 500 packets of 1254 bytes and four times as much at 16 Mbit/s.
+        // 128 KiB at once and 4 Mbit/s: about 104 frames and 400 more in a second.
         let search =
             ["throughput", "--size", "1258", "--trial", "1s", "--max-rate", "2kpps", "--resolution", "10"];
         let o = within(&generator, &[&search[..], &THROUGH_V4, &["--line-rate", "100M"]].concat());
@@ -298,14 +299,17 @@ fn a_search_finds_the_rate_that_a_gateway_polices_and_records_each_step() {
         assert_eq!(searched[0].offered_packets_per_second, Some(2000.0));
         assert_eq!(searched[0].verdict, Verdict::Lost);
         let rate = found.packets_per_second.unwrap();
-        // The rate is one at which a trial lost nothing, and no trial that lost something was slower.
+        // The rate is one at which a trial lost nothing, and nothing was lost where less was asked for.
         assert!(searched.iter().any(|s| s.sent() == rate && s.lost() == 0), "{found:?}");
-        assert!(searched.iter().all(|s| s.verdict != Verdict::Lost || s.sent() > rate), "{searched:?}");
+        assert!(
+            searched.iter().all(|s| s.lost() == 0 || s.offered_packets_per_second >= Some(rate)),
+            "{searched:?}"
+        );
         // What the policer can have passed at the most.
         assert!(rate < 700.0, "{rate}");
         assert_eq!(found.delay.len(), 1);
-        assert_eq!(found.percent_of_line, Some(rate * 1278.0 * 8.0 / 1e6));
-        assert!(gateway.flow("udp-10.81.0.1").unwrap().policed > 0);
+        assert!((found.percent_of_line.unwrap() - rate * 1278.0 * 8.0 / 1e6).abs() < 1e-9, "{found:?}");
+        assert!(gateway.flow("udp-v4").unwrap().policed > 0);
     });
 }
 
@@ -337,9 +341,8 @@ fn loss_by_load_and_bursts_are_tried_as_the_rfcs_say() {
         let o = within(&generator, &[&bursts[..], &THROUGH_V4, &known].concat());
         let [found] = &o.end.back_to_back[..] else { panic!("{:?}", o.end) };
         assert_eq!(found.bursts.len(), 2);
-        // 128 KiB pass at once, which are 104 packets, and few more in so short a time.
-        assert!(found.min > 50 && found.max < 200, "{found:?}");
-        assert!(found.corrected_buffer_seconds < found.implied_buffer_seconds && !found.limited);
+        // 128 KiB pass at once, which are 104 packets, and few more in the time of a burst.
+        assert!(found.min > 50 && found.corrected_buffer_seconds < found.implied_buffer_seconds, "{found:?}");
         assert!(o.steps.iter().all(|s| s.purpose == Purpose::BackToBack));
         // The longest burst is half of 100 ms at line rate.
         let line: f64 = 100e6 / (1278.0 * 8.0);
@@ -355,12 +358,12 @@ fn a_far_reflector_sends_everything_back() {
             [("10.0.0.2:5000", "10.0.0.1:1000", "10.0.0.2"), ("[fd00::2]:5000", "[fd00::1]:1000", "fd00::2")]
         {
             let mut reflector =
-                start(&far, &["reflect", "--on", "af_packet:ga", "--address", address, "--json"]);
+                start(&far, &["reflect", "--on", "af_packet:g0", "--address", address, "--json"]);
             reflector.wait_for("ready", PATIENCE).unwrap();
             let run = [
                 "run",
                 "--tx",
-                "af_packet:a",
+                "af_packet:p0",
                 "--rate",
                 "2kpps",
                 "--count",
@@ -368,7 +371,7 @@ fn a_far_reflector_sends_everything_back() {
                 "--flows",
                 "3",
                 "--size",
-                "imix",
+                "2b1g",
             ];
             let o = within(&generator, &[&run[..], &["--src", src, "--dst", dst, "--proto", "udp"]].concat());
             assert_eq!(counts(&o.steps[0].directions[0]), [4000, 4000, 0, 0, 0, 0]);
@@ -386,16 +389,16 @@ fn a_far_reflector_sends_everything_back() {
 fn an_interrupted_run_keeps_what_it_has_and_says_partial() {
     private(|| {
         let netns = Netns::new("generator", Arc::new(Workdir::new().unwrap())).unwrap();
-        netns.join("a", &netns, "b", 1500).unwrap();
-        netns.silence("a").unwrap();
-        netns.silence("b").unwrap();
+        netns.join("p0", &netns, "p1", 1500).unwrap();
+        netns.silence("p0").unwrap();
+        netns.silence("p1").unwrap();
         let file: PathBuf = netns.dir().join("partial.json");
         let run = [
             "throughput",
             "--tx",
-            "af_packet:a",
+            "af_packet:p0",
             "--rx",
-            "af_packet:b",
+            "af_packet:p1",
             "--trial",
             "60s",
             "--max-rate",
@@ -406,8 +409,8 @@ fn an_interrupted_run_keeps_what_it_has_and_says_partial() {
         // It is in its first trial once packets come in numbers.
         harness::eventually("packets arrive", || {
             let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
-            let b = text.lines().find_map(|l| l.trim().strip_prefix("b:")).unwrap_or_default();
-            b.split_whitespace().nth(1).is_some_and(|n| n.parse::<u64>().unwrap() > 200)
+            let p1 = text.lines().find_map(|l| l.trim().strip_prefix("p1:")).unwrap_or_default();
+            p1.split_whitespace().nth(1).is_some_and(|n| n.parse::<u64>().unwrap() > 200)
         });
         process.signal(Signal::SIGINT).unwrap();
         let status = process.wait(PATIENCE).unwrap();
@@ -416,6 +419,8 @@ fn an_interrupted_run_keeps_what_it_has_and_says_partial() {
         assert!(o.end.partial && o.end.error.is_some() && o.end.throughput.is_empty());
         let [step] = &o.steps[..] else { panic!("{:?}", o.steps) };
         assert!(step.partial && step.directions[0].sum_sent.packets > 100);
+        let seconds = step.intervals.iter().all(|i| i.end == i.start + 1.0);
+        assert!(seconds && step.intervals.len() < 60, "{:?}", step.intervals);
         assert!(process.output().unwrap().stdout.contains("partial: interrupted"));
     });
 }
@@ -425,7 +430,7 @@ fn bad_input_is_told_with_its_mend() {
     let run = |more: &[&str]| refused(&[&["run"], &RING[..], more].concat());
     let line = run(&["--line-rate", "10G", "--rate", "15Mpps"]);
     assert!(line.contains("15Mpps is above the line rate") && line.contains("14880952"), "{line}");
-    let small = run(&["--vlan", "5"]);
+    let small = run(&["--vlan", "5", "--size", "64"]);
     assert!(small.contains("use --size 68 or more"), "{small}");
     let share = run(&["--rate", "50%"]);
     assert!(share.contains("--line-rate"), "{share}");

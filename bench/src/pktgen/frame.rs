@@ -66,7 +66,8 @@ pub fn read(bytes: &[u8], len: usize, verify: bool) -> Kind {
         PROTO_UDP => {
             let Ok(udp) = Udp::parse(payload, total) else { return Kind::Corrupt };
             // Over IPv4 a sender may leave the checksum out (RFC 768); we do not.
-            if whole && !(udp.checksum() == 0 && !v6) && !udp.checksum_ok(pseudo) {
+            let summed = v6 || udp.checksum() != 0;
+            if whole && summed && !udp.checksum_ok(pseudo) {
                 return Kind::Corrupt;
             }
             udp.payload()
@@ -89,8 +90,9 @@ pub fn read(bytes: &[u8], len: usize, verify: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pktgen::headers::{Flows, Proto};
     use crate::pktgen::sizes::Mix;
-    use crate::pktgen::template::{Flows, Proto, Template, fill};
+    use crate::pktgen::template::{Template, fill};
     use forwarder::wire::Mac;
 
     fn frame() -> Vec<u8> {

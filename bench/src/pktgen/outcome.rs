@@ -84,6 +84,19 @@ pub struct Direction {
     pub rx_missed: u64,
 }
 
+/// What a second of a trial brought, in all directions. Packets that were under way at its end arrive in the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Seconds since the trial began.
+    pub start: f64,
+    /// Seconds since the trial began.
+    pub end: f64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets that arrived, duplicates too.
+    pub received_packets: u64,
+}
+
 /// What a trial was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -124,6 +137,9 @@ pub struct Step {
     pub partial: bool,
     /// Each direction.
     pub directions: Vec<Direction>,
+    /// Each whole second.
+    #[serde(default)]
+    pub intervals: Vec<Interval>,
 }
 
 impl Step {

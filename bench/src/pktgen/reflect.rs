@@ -15,8 +15,8 @@ use forwarder::wire::{Delta, Mac};
 use serde::{Deserialize, Serialize};
 
 use super::frame::{Kind, read};
-use super::session::{Setup, eal, l2, on_core, port_settings, wait_for_link};
-use super::template::swap_ends;
+use super::headers::swap_ends;
+use super::setup::{Setup, eal, l2, on_core, port_settings, wait_for_link};
 use super::threads::answer;
 use crate::topology;
 
@@ -127,8 +127,9 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pktgen::headers::{Flows, Proto};
     use crate::pktgen::rate::FCS;
-    use crate::pktgen::template::{Flows, Proto, Template, fill};
+    use crate::pktgen::template::{Template, fill};
     use etherparse::{NetSlice, SlicedPacket};
 
     #[test]

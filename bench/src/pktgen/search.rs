@@ -266,7 +266,7 @@ mod tests {
         };
         let (_, found) = run(Search::new(Some(LINE), 0.01, 1), f64::INFINITY, noisy);
         let rate = found.unwrap().rate;
-        assert!(rate <= 0.6 * LINE && rate >= 0.59 * LINE, "{rate}");
+        assert!((0.59 * LINE..=0.6 * LINE).contains(&rate), "{rate}");
     }
 
     #[test]

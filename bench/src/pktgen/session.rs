@@ -2,36 +2,32 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use forwarder::config::Device;
-use forwarder::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, WorkerThread};
+use forwarder::dpdk::{self, Eal, Mbuf, Mempool, Port};
 use forwarder::io::PacketBuf;
-use forwarder::neighbor::{PortL2, Solicit};
+use forwarder::neighbor::Solicit;
 use forwarder::sync::StopFlag;
-use forwarder::wire::{Mac, Tags, icmpv6};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use forwarder::topology::device_node;
+use forwarder::wire::Mac;
 
+use super::headers::Head;
 use super::judge::{Findings, Judge};
+use super::outcome::Interval;
 use super::rate::WIRE;
+use super::setup::{Setup, cores, eal, l2, on_core, port_settings, wait_for_link};
 use super::sizes::Mix;
 use super::stamp::LEARNING;
-use super::template::{Head, Template, fill};
-use super::threads::{End, Order, Place, RxThread, Sent, TxThread, Watch};
-use crate::topology;
+use super::template::{Template, fill};
+use super::threads::{End, Order, Place, Progress, RxThread, Sent, TxThread, Watch};
 
-/// Descriptors of a queue; drivers take fewer where they have fewer.
-const DESCRIPTORS: u16 = 2048;
 /// Buffers to send from, and to receive into for each device.
 const SEND_MBUFS: u32 = 8191;
 const RECEIVE_MBUFS: u32 = 8191;
 const CACHE: u32 = 256;
-/// How long a link may take to come up.
-const LINK: Duration = Duration::from_secs(10);
 /// How long an answer to an address question is waited for, and how often is asked.
 const ANSWER: Duration = Duration::from_millis(700);
 const QUESTIONS: usize = 4;
@@ -40,31 +36,7 @@ const LEARN: Duration = Duration::from_millis(700);
 const LESSONS: usize = 4;
 /// First packets a second.
 const LEARN_RATE: f64 = 20_000.0;
-
-/// What a session is opened with.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// The device that sends.
-    pub tx: Device,
-    /// The device that receives, the same or another; none: nobody does.
-    pub rx: Option<Device>,
-    /// VLAN tag of what is sent, and of what is received.
-    pub vlans: (Option<u16>, Option<u16>),
-    /// Largest IP packet, in bytes.
-    pub mtu: u16,
-    /// Addresses to answer for on the device that sends, and on the one that receives.
-    pub addresses: (Vec<IpAddr>, Vec<IpAddr>),
-    /// Cores of the sender and of the receiver; none: the last of those there are.
-    pub cores: Option<(usize, usize)>,
-    /// Packet memory from hugepages.
-    pub huge: bool,
-    /// Further EAL options.
-    pub eal: Vec<String>,
-    /// Look at the checksum of every payload received.
-    pub verify: bool,
-    /// How much a late sender catches up at full speed; what was due before is not sent.
-    pub catch_up: Duration,
-}
+const SECOND: Duration = Duration::from_secs(1);
 
 /// One direction of a trial.
 #[derive(Debug, Clone)]
@@ -99,140 +71,12 @@ pub struct Session {
     heard: Receiver<(Place, IpAddr, Mac)>,
     errands: Sender<(Place, Mbuf)>,
     ports: Vec<Arc<Port>>,
+    /// For questions: the buffers to send from hold the payload's pattern, which these would spoil.
     pool: Arc<Mempool>,
     eal: Arc<Eal>,
     setup: Setup,
+    progress: Arc<Progress>,
     trial: u16,
-}
-
-/// Cores for EAL, the sender and the receiver.
-fn cores(chosen: Option<(usize, usize)>) -> (usize, usize, usize) {
-    let have = topology::cores();
-    let at = |from_end: usize| have[have.len().saturating_sub(from_end).min(have.len() - 1)];
-    let (tx, rx) = chosen.unwrap_or_else(|| (at(1), at(2)));
-    (have.iter().copied().find(|c| *c != tx && *c != rx).unwrap_or(rx), tx, rx)
-}
-
-/// Opens EAL on the calling thread with packet memory for `pools` buffers of this MTU.
-pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> {
-    let room = dpdk::data_room_for(setup.mtu);
-    let pci = |device: &Device| match device {
-        Device::Pci(address) => Some(address.clone()),
-        _ => None,
-    };
-    Ok(Eal::init(&EalOptions {
-        huge: setup.huge,
-        memory_mb: Mempool::memory_mb(buffers, room, setup.huge) + 64,
-        main_core: main,
-        pci: [Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten().filter_map(pci).collect(),
-        // Its socket is of no use to anybody, and would be left behind by a kill.
-        args: [&["--no-telemetry".to_owned()], &setup.eal[..]].concat(),
-    })?)
-}
-
-/// What a device is opened with.
-pub(super) fn port_settings(setup: &Setup, place: Place) -> PortSettings {
-    let same = setup.rx.as_ref() == Some(&setup.tx);
-    let (name, device) = match (&setup.rx, place) {
-        (Some(rx), 1) => ("rx", rx.clone()),
-        _ => ("tx", setup.tx.clone()),
-    };
-    let tags = |place| Tags::one(if place == 0 { setup.vlans.0 } else { setup.vlans.1 });
-    let mut all = vec![tags(place)];
-    if same && setup.vlans.0 != setup.vlans.1 {
-        all.push(tags(1));
-    }
-    // A kernel interface keeps the MTU it has, which need only suffice; a NIC has one that is usual.
-    let least = if matches!(device, Device::AfPacket(_) | Device::AfXdp(_)) { 576 } else { 1500 };
-    let v6 = addresses(setup, place).into_iter().filter_map(|a| match a {
-        IpAddr::V6(a) => Some(Mac::ipv6_multicast(icmpv6::solicited_node(a)).0),
-        IpAddr::V4(_) => None,
-    });
-    let mut multicast: Vec<[u8; 6]> = v6.collect();
-    multicast.sort_unstable();
-    multicast.dedup();
-    PortSettings {
-        index: place as u8,
-        name: name.to_owned(),
-        device,
-        queues: 1,
-        mtu: setup.mtu.max(least),
-        rx_descriptors: DESCRIPTORS,
-        tx_descriptors: DESCRIPTORS,
-        multicast,
-        tags: all,
-        one_pool: false,
-        steer: None,
-    }
-}
-
-/// Addresses to answer for on a device.
-fn addresses(setup: &Setup, place: Place) -> Vec<IpAddr> {
-    let (tx, rx) = &setup.addresses;
-    match place {
-        0 if setup.rx.as_ref() == Some(&setup.tx) => tx.iter().chain(rx).copied().collect(),
-        0 => tx.clone(),
-        _ => rx.clone(),
-    }
-}
-
-/// The layer 2 side of a device.
-pub(super) fn l2(setup: &Setup, place: Place, mac: Mac) -> PortL2 {
-    let all = addresses(setup, place);
-    let vlan = if place == 0 { setup.vlans.0 } else { setup.vlans.1 };
-    let mut l2 = PortL2 { mac, tags: Tags::one(vlan), mtu: setup.mtu, ipv4: Vec::new(), ipv6: Vec::new() };
-    for address in all {
-        match address {
-            IpAddr::V4(a) => l2.ipv4.push(a),
-            IpAddr::V6(a) => l2.ipv6.push(a),
-        }
-    }
-    l2
-}
-
-/// Waits until a link is up, as far as the driver tells.
-pub(super) fn wait_for_link(port: &Port, interrupted: &StopFlag) -> Result<()> {
-    let until = Instant::now() + LINK;
-    while port.link().is_some_and(|link| !link.up) && !interrupted.stopped() {
-        ensure!(
-            Instant::now() < until,
-            "the link of {} ({}) is down; check the cable and the far end",
-            port.settings().device,
-            port.driver()
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// Starts a thread on a core, known to EAL.
-pub(super) fn on_core<T: Send + 'static>(
-    eal: &Arc<Eal>,
-    (name, core): (&str, usize),
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<Option<T>>> {
-    let (ready, readiness) = mpsc::channel();
-    let eal = Arc::clone(eal);
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let mut only = CpuSet::new();
-        let pinned = only.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-        let registered = pinned
-            .with_context(|| format!("core {core} cannot be had; choose others with --cores"))
-            .and_then(|()| Ok(WorkerThread::register(&eal)?));
-        let registered = match registered {
-            Ok(registered) => registered,
-            Err(e) => {
-                let _ = ready.send(Err(e));
-                return None;
-            }
-        };
-        let _ = ready.send(Ok(()));
-        let result = run();
-        drop(registered);
-        Some(result)
-    })?;
-    readiness.recv().context("a thread ended before it began")??;
-    Ok(thread)
 }
 
 impl Session {
@@ -241,14 +85,15 @@ impl Session {
     /// # Errors
     /// A device or core cannot be had, there is too little memory, or a link stays down.
     pub fn open(setup: Setup, interrupted: &StopFlag) -> Result<Session> {
-        let (main, tx_core, rx_core) = cores(setup.cores);
+        let node = device_node(&setup.tx);
+        let (main, tx_core, rx_core) = cores(setup.cores, node);
         let places = if setup.rx.is_none() || setup.rx.as_ref() == Some(&setup.tx) { 1 } else { 2 };
         let receive = RECEIVE_MBUFS * places as u32;
         let eal = eal(&setup, main, SEND_MBUFS + receive)?;
         let room = dpdk::data_room_for(setup.mtu);
-        let pool = Mempool::new(&eal, "send", SEND_MBUFS, CACHE, room, None)?;
+        let pool = Mempool::new(&eal, "send", SEND_MBUFS, CACHE, room, node)?;
         prepare(&pool);
-        let receive = Mempool::new(&eal, "receive", receive, CACHE, room, None)?;
+        let receive = Mempool::new(&eal, "receive", receive, CACHE, room, node)?;
         let (mut ports, mut receiving, mut sending, mut l2s) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for place in 0..places {
@@ -263,18 +108,20 @@ impl Session {
         for port in &ports {
             wait_for_link(port, interrupted)?;
         }
+        let progress = Arc::new(Progress::default());
         let (send, orders) = mpsc::channel();
         let (reports, sent) = mpsc::channel();
         let (errands, errand) = mpsc::channel();
         let sender = TxThread {
             queues: sending,
-            pool: Arc::clone(&pool),
+            pool,
             orders,
             reports,
             errands: errand,
             hz: dpdk::tsc_hz(&eal),
             catch_up: setup.catch_up.as_secs_f64(),
             interrupted: interrupted.clone(),
+            progress: Arc::clone(&progress),
         };
         let (watch, orders) = mpsc::channel();
         let (reports, watched) = mpsc::channel();
@@ -287,6 +134,7 @@ impl Session {
             errands: errands.clone(),
             heard: hear,
             verify: setup.verify,
+            progress: Arc::clone(&progress),
         };
         let threads = vec![
             on_core(&eal, ("pktgen-tx", tx_core), || sender.run())?,
@@ -302,9 +150,10 @@ impl Session {
             heard,
             errands,
             ports,
-            pool,
+            pool: receive,
             eal,
             setup,
+            progress,
             trial: LEARNING,
         })
     }
@@ -360,10 +209,30 @@ impl Session {
         )
     }
 
-    fn order(&self, order: Order) -> Result<Vec<Sent>> {
+    /// Has the sender do something; `each` is told what every second of it brought.
+    fn order(&self, order: Order, each: &mut dyn FnMut(Interval)) -> Result<Vec<Sent>> {
         let gone = || anyhow!("the sender has ended");
+        let now = || (self.progress.sent.get(), self.progress.received.get());
+        let began = Instant::now();
+        let (mut before, mut seconds) = (now(), 0u32);
         self.send.as_ref().ok_or_else(gone)?.send(order).map_err(|_| gone())?;
-        self.sent.recv().map_err(|_| gone())
+        loop {
+            let next = began + SECOND * (seconds + 1);
+            match self.sent.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(sent) => return Ok(sent),
+                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let (sent, received) = now();
+                    each(Interval {
+                        start: f64::from(seconds),
+                        end: f64::from(seconds + 1),
+                        sent_packets: sent - before.0,
+                        received_packets: received - before.1,
+                    });
+                    (before, seconds) = ((sent, received), seconds + 1);
+                }
+            }
+        }
     }
 
     fn watch(&self, watch: Watch) -> Result<Watch> {
@@ -396,7 +265,7 @@ impl Session {
         self.watch(fresh())?;
         'lessons: for _ in 0..LESSONS {
             let lanes = vec![(way.from, Arc::clone(&template))];
-            self.order(Order { lanes, wire_bits, end: End::Count(flows as u64) })?;
+            self.order(Order { lanes, wire_bits, end: End::Count(flows as u64) }, &mut |_| ())?;
             let until = Instant::now() + LEARN;
             while Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(20));
@@ -416,7 +285,7 @@ impl Session {
     }
 
     /// Runs a trial at `frames` frames a second in each direction (none: as fast as the device takes them), and waits `settle`
-    /// for what is still under way (RFC 2544, section 23, waits 2 s).
+    /// for what is still under way (RFC 2544, section 23, waits 2 s). `each` is told what every second brought.
     ///
     /// # Errors
     /// A thread has ended.
@@ -427,6 +296,7 @@ impl Session {
         frames: Option<f64>,
         end: End,
         settle: Duration,
+        each: &mut dyn FnMut(Interval),
     ) -> Result<Vec<Brought>> {
         self.trial = self.trial.checked_add(1).unwrap_or(LEARNING + 1);
         let hz = self.hz();
@@ -444,7 +314,7 @@ impl Session {
         let before = missed(&self.ports);
         self.watch(Watch::Judge(judges))?;
         let wire_bits = frames.map(|f| f * (mix.mean() + WIRE as f64) * 8.0);
-        let sent = self.order(Order { lanes, wire_bits, end })?;
+        let sent = self.order(Order { lanes, wire_bits, end }, each)?;
         std::thread::sleep(settle);
         let Watch::Judge(mut judges) = self.watch(Watch::Nothing)? else {
             bail!("the receiver lost its notes")

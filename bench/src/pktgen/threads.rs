@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use forwarder::dpdk::{Mbuf, Mempool, RxQueue, TxQueue, rdtsc};
 use forwarder::io::{BURST, PacketBuf};
 use forwarder::neighbor::{Heard, PortL2, Reply, answer_arp, answer_nd};
-use forwarder::sync::StopFlag;
+use forwarder::sync::{Counter, StopFlag};
 use forwarder::wire::icmpv6::Icmpv6;
 use forwarder::wire::ipv6::Ipv6;
 
@@ -29,6 +29,8 @@ const STOCK: usize = 64;
 const NAP: Duration = Duration::from_micros(50);
 /// How long, in seconds, a device may keep the last frames waiting.
 const GRACE: f64 = 0.1;
+/// A device that takes nothing for so many seconds will not.
+const STUCK: u64 = 10;
 /// Turns without a packet after which the receiver offers its core to others.
 const EMPTY: u32 = 64;
 
@@ -68,6 +70,15 @@ pub struct Sent {
     pub cycles: u64,
 }
 
+/// What both threads did since the session began, for whoever looks on. Each has one that writes it.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Packets that devices took.
+    pub(super) sent: Counter,
+    /// Packets of trials that arrived, duplicates too.
+    pub(super) received: Counter,
+}
+
 /// The sending thread.
 pub(super) struct TxThread {
     pub(super) queues: Vec<TxQueue>,
@@ -81,6 +92,7 @@ pub(super) struct TxThread {
     /// How much a late sender catches up, in seconds.
     pub(super) catch_up: f64,
     pub(super) interrupted: StopFlag,
+    pub(super) progress: Arc<Progress>,
 }
 
 /// One direction of a trial that is under way.
@@ -160,10 +172,14 @@ impl TxThread {
                 lane.pacer.advance(now.min(end));
                 // Without a rate, time alone ends the trial.
                 let over = now >= end && order.wire_bits.is_none();
+                let began = rdtsc();
                 lane.fill(&self.pool, &mut stock, if over { 0 } else { count });
-                lane.send(&mut self.queues[lane.place]);
+                let taken = lane.send(began, &mut self.queues[lane.place]);
+                self.progress.sent.add(taken);
                 let more = lane.packets + (lane.batch.len() as u64) < count;
-                working |= !lane.batch.is_empty() || more && (now < end || lane.pacer.is_behind());
+                let stuck = !lane.batch.is_empty() && now > lane.last.saturating_add(STUCK * self.hz);
+                working |=
+                    !stuck && (!lane.batch.is_empty() || more && (now < end || lane.pacer.is_behind()));
             }
             if !working || now > end.saturating_add(grace) {
                 break;
@@ -197,15 +213,15 @@ impl Lane {
     }
 
     /// Writes and sends the batch. What the device does not take stays, and has its time written anew when it is tried again:
-    /// a packet's time is that of leaving.
+    /// a packet's time is that of leaving. Returns how many the device took; the work began at `began`.
     #[inline]
-    fn send(&mut self, queue: &mut TxQueue) {
+    fn send(&mut self, began: u64, queue: &mut TxQueue) -> u64 {
         if self.batch.is_empty() {
-            return;
+            return 0;
         }
-        let began = rdtsc();
+        let now = rdtsc();
         for (frame, n) in self.batch.iter_mut().zip(self.packets..) {
-            self.template.write(n, began, frame.head_mut());
+            self.template.write(n, now, frame.head_mut());
         }
         let taken = queue.tx(&mut self.batch) as u64;
         if taken > 0 {
@@ -216,12 +232,15 @@ impl Lane {
             self.last = rdtsc();
             self.cycles += self.last - began;
         }
+        taken
     }
 
     fn sent(&self, start: u64, end: u64, order: &Order, hz: u64) -> Sent {
         let seconds = |ticks: u64| ticks as f64 / hz as f64;
         let took = seconds(self.last - start);
-        let waiting = self.batch.iter().map(|frame| wire_bits(frame.frame_len() + FCS)).sum::<u64>();
+        // Without a rate nothing is due.
+        let paced = self.batch.iter().filter(|_| order.wire_bits.is_some());
+        let waiting = paced.map(|frame| wire_bits(frame.frame_len() + FCS) as f64).sum::<f64>();
         let seconds = match (order.end, order.wire_bits) {
             // The time during which packets were due; longer when the last ones came late.
             (End::After(_), _) => took.max(seconds(end - start)),
@@ -233,7 +252,7 @@ impl Lane {
             packets: self.packets,
             bytes: self.bytes,
             seconds,
-            forfeited: self.pacer.forfeited() + waiting as f64,
+            forfeited: self.pacer.forfeited() + waiting,
             cycles: self.cycles,
         }
     }
@@ -263,6 +282,7 @@ pub(super) struct RxThread {
     pub(super) heard: Sender<(Place, IpAddr, forwarder::wire::Mac)>,
     /// Look at every payload's checksum.
     pub(super) verify: bool,
+    pub(super) progress: Arc<Progress>,
 }
 
 impl RxThread {
@@ -311,6 +331,7 @@ impl RxThread {
                 if let Some(judge) = &mut judges[place] {
                     // Those before the trial prove nothing about it.
                     if stamp.trial != LEARNING {
+                        self.progress.received.add(1);
                         judge.packet(&stamp, now, len + FCS);
                     }
                 }

@@ -1,18 +1,19 @@
 //! The command `s2bench pktgen`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use bench::pktgen::measure::{SearchSettings, Settings, Task, measure};
-use bench::pktgen::outcome::Step;
+use bench::pktgen::headers::{Flows, Proto};
+use bench::pktgen::measure::{News, SearchSettings, Settings, Task, measure};
+use bench::pktgen::outcome::Interval;
 use bench::pktgen::rate::{self, Rate};
-use bench::pktgen::session::Setup;
+use bench::pktgen::setup::Setup;
 use bench::pktgen::sizes::Mix;
-use bench::pktgen::template::{Flows, Proto};
 use bench::pktgen::threads::End;
 use bench::pktgen::{reflect, search};
 use bench::{result, size};
@@ -25,7 +26,7 @@ use nix::sys::signal::{SigSet, Signal};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Box<Command>,
 }
 
 #[derive(Subcommand)]
@@ -148,8 +149,8 @@ struct Common {
     #[arg(long, value_delimiter = ',', value_name = "ADDR,...")]
     rx_address: Vec<IpAddr>,
     /// Frame sizes with FCS to try in turn: 64, 1518, imix (7 x 64, 4 x 570, 1 x 1518), 7a4d1g (letters of RFC 6985), rfc2544
-    /// (the seven of its section 9.1).
-    #[arg(long, value_delimiter = ',', default_value = "64", value_name = "SIZE,...")]
+    /// (the seven of its section 9.1). The smallest frame that holds the headers and a stamp when not given.
+    #[arg(long, value_delimiter = ',', value_name = "SIZE,...")]
     size: Vec<String>,
     /// Sends from --rx back to --tx at the same time and rate, too, to where the packets came from.
     #[arg(long)]
@@ -252,6 +253,9 @@ impl Common {
                 sizes.push(size.parse()?);
             }
         }
+        if sizes.is_empty() {
+            sizes.push(flows.smallest().to_string().parse()?);
+        }
         let hosts: Vec<IpAddr> = flows.hosts().collect();
         // One device has the source's addresses; the destination is a far reflector's.
         let receives = match (&rx, self.rx_address.is_empty()) {
@@ -283,13 +287,13 @@ impl Common {
     }
 
     /// Everything that was chosen, for the record.
-    fn told(&self) -> BTreeMap<String, serde_json::Value> {
+    fn told(&self, settings: &Settings) -> BTreeMap<String, serde_json::Value> {
         let (flows, line) = (&self.flows, self.line_rate);
         let all = serde_json::json!({
             "tx": self.tx.to_string(), "src": self.src, "dst": self.dst, "flows": flows, "hosts": self.hosts,
             "proto": format!("{:?}", self.proto).to_lowercase(), "vlan": self.vlan, "rx_vlan": self.rx_vlan,
             "dst_mac": self.dst_mac.map(|m| m.to_string()), "gateway": self.gateway, "rx_address": self.rx_address,
-            "size": self.size, "bidirectional": self.bidirectional, "line_rate": line,
+            "size": settings.sizes.iter().map(Mix::to_string).collect::<Vec<_>>(), "bidirectional": self.bidirectional, "line_rate": line,
             "settle_seconds": self.settle.as_secs_f64(), "pause_seconds": self.pause.as_secs_f64(),
             "verify": !self.no_verify, "catch_up_seconds": self.catch_up.as_secs_f64(), "huge": self.machine.huge, "cores": self.machine.cores, "eal": self.machine.eal,
         });
@@ -393,18 +397,21 @@ fn interruption() -> anyhow::Result<StopFlag> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let interrupted = interruption()?;
     let Some((common, task, more)) = task(&args.command)? else {
-        let Command::Reflect(args) = &args.command else { bail!("there is nothing to do") };
+        let Command::Reflect(args) = &*args.command else { bail!("there is nothing to do") };
         return reflect(args, &interrupted);
     };
     let settings = common.settings()?;
-    let mut told = common.told();
+    let mut told = common.told(&settings);
     told.extend(more.as_object().cloned().unwrap_or_default());
-    // A run's only step is its result; those of a search are news.
-    let quiet = matches!(task, Task::Run { .. });
-    let mut watch = |step: &Step| {
-        if !quiet {
-            eprintln!("{step}");
+    let (run, terminal) = (matches!(task, Task::Run { .. }), std::io::stderr().is_terminal());
+    let mut watch = |news: News<'_>| match news {
+        News::Second(second) if run || terminal => {
+            let Interval { start, end, sent_packets, received_packets } = second;
+            eprintln!("  {start:>4} - {end:>4} s: sent {sent_packets}, received {received_packets}");
         }
+        // A run's only trial is its result; those of a search are news.
+        News::Trial(step) if !run => eprintln!("{step}"),
+        _ => {}
     };
     let outcome = measure(&settings, &task, told, &interrupted, &mut watch)?;
     write(common.machine.json.as_deref(), &outcome, || print!("{outcome}"))?;
