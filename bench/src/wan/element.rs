@@ -29,7 +29,7 @@ impl<C: Clock> Nanos<C> {
     /// The time.
     #[inline]
     pub fn now(&self) -> u64 {
-        (u128::from(self.clock.ticks().saturating_sub(self.began)) * self.scale >> 32) as u64
+        ((u128::from(self.clock.ticks().saturating_sub(self.began)) * self.scale) >> 32) as u64
     }
 }
 
