@@ -96,7 +96,7 @@ pub enum Spread {
 }
 
 /// Jitter of the delay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jitter {
     /// Its size.
     pub size: Time,
@@ -107,7 +107,7 @@ pub struct Jitter {
 }
 
 /// Packets that leave their place.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reorder {
     /// How many.
     pub share: Share,
@@ -116,7 +116,7 @@ pub struct Reorder {
 }
 
 /// What a direction does, complete.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// One-way delay; with jitter, its mean.
     pub delay: Time,
