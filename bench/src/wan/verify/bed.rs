@@ -1,6 +1,6 @@
 //! Packets sent through a WAN between two threads, over rings, and what came of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -24,6 +24,8 @@ use crate::wan::shape::{Asked, Shape};
 const MBUFS: u32 = 32_767;
 /// Frames that a ring holds.
 const RING: u32 = 1024;
+/// How much longer than it should a load may take, in nanoseconds, before it is given up.
+const STUCK: u64 = 60_000_000_000;
 /// Bytes of a frame.
 pub(super) const SIZE: usize = 1000;
 /// Two ports over rings, and who stands at their far ends.
@@ -101,6 +103,7 @@ impl Bed {
         let io = self.io.take().context("the devices are gone")?;
         let clock = Nanos::new(Tsc::new(&self.eal));
         let stop = StopFlag::default();
+        let (ready, readiness) = mpsc::channel();
         let worker = {
             let (eal, core, idle, stop) = (Arc::clone(&self.eal), self.core, self.idle, stop.clone());
             thread::Builder::new().name("wan".to_owned()).spawn(move || -> Result<_> {
@@ -109,18 +112,22 @@ impl Bed {
                 // Sleeps are longer without; the table tells.
                 let _ = nix::sys::prctl::set_timerslack(1);
                 let mut element = Element::new(vec![Lane::new(direction, 0, 1)], io, Tsc::new(&eal), idle);
+                // The other end waits for this, or for the channel to close.
+                let _ = ready.send(());
                 element.run(&stop);
                 let (io, lanes) = element.end();
                 let report = lanes.first().map(|lane| DirectionReport::of(lane, Default::default()));
                 Ok((io, report.unwrap_or_default()))
             })?
         };
-        let mut outcome = self.exchange(&clock, packets, gap, patience);
+        // Nothing is timed before the worker polls. One that could not says so when it is joined.
+        let mut outcome = readiness.recv().ok().map(|()| self.exchange(&clock, packets, gap, patience));
         stop.stop();
         let (io, report) = worker.join().map_err(|_| anyhow!("the worker failed"))??;
         self.io = Some(io);
         self.offered += report.received;
         self.unaccounted += report.unaccounted();
+        let mut outcome = outcome.take().context("the worker ended before it began")?;
         outcome.report = report;
         Ok(outcome)
     }
@@ -156,7 +163,8 @@ impl Bed {
                 }
             }
             let last = sent.last().copied().unwrap_or(began).max(quiet);
-            if sent.len() as u64 == packets && out.is_empty() && now > last + patience {
+            let all = sent.len() as u64 == packets && out.is_empty();
+            if (all && now > last + patience) || now > began + packets * gap + patience + STUCK {
                 return outcome;
             }
             std::hint::spin_loop();
