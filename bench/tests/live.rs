@@ -516,7 +516,9 @@ fn a_browser_shows_one_and_sixty_four_connections() {
         for part in [
             "chicago",
             "does not answer",
-            "starlight-dallas, 20 ms",
+            "starlight-dallas",
+            "RTT 20 ms, 10.0 Gbit/s",
+            "RTT 20 ms, 10.0 Gbit/s",
             "tx_full",
             "s2cs:9a4e",
             "2 active",
