@@ -507,6 +507,7 @@ fn a_browser_shows_one_and_sixty_four_connections() {
         std::fs::write(&path, line(&start(connections)) + &lines + "bad\n").unwrap();
         page.until("these connections", |s| {
             s["stream"]["connections"].as_array().unwrap().len() == connections as usize
+                && s["stream"]["start"]["connections"] == connections
                 && s["stream"]["sum"]["end"] == 90.0
                 && s["gateways"][0]["bits_per_second"].is_number()
         });

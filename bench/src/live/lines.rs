@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use super::Shared;
 
 /// Longest line, in bytes: an end with a thousand connections is far below.
 const LONGEST: usize = 8 << 20;
+/// Bytes at a file's beginning by which another one in the same place is known.
+const HEAD: usize = 4096;
 /// Between two looks at a file that did not grow, or is not there.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -65,7 +67,10 @@ fn one(path: &Path, shared: &Shared) -> std::io::Result<()> {
         }
         std::thread::sleep(PAUSE);
         let there = std::fs::metadata(path)?;
-        if there.ino() != opened.ino() || there.dev() != opened.dev() || there.len() < lines.read {
+        // The same file may have been emptied and filled again since, to more than before.
+        let mut head = vec![0; lines.head.len()];
+        let same = file.read_exact_at(&mut head, 0).is_ok() && head == lines.head;
+        if there.ino() != opened.ino() || there.dev() != opened.dev() || there.len() < lines.read || !same {
             return Ok(());
         }
     }
@@ -79,6 +84,8 @@ struct Lines {
     skipping: bool,
     /// Bytes read in all.
     read: u64,
+    /// The first of them.
+    head: Vec<u8>,
 }
 
 impl Lines {
@@ -92,6 +99,7 @@ impl Lines {
             };
             let Some(bytes) = buffer.get(..n).filter(|b| !b.is_empty()) else { return Ok(()) };
             self.read += bytes.len() as u64;
+            self.head.extend(bytes.iter().take(HEAD - self.head.len()));
             for line in self.take(bytes) {
                 let now = shared.now();
                 match line {

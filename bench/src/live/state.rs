@@ -407,7 +407,7 @@ impl Gateway {
                 per_second: rate(*n, old.map(|o| o.stats.drops.get(reason).copied().unwrap_or(0))),
             })
             .collect();
-        self.drops.sort_by(|a, b| b.count.cmp(&a.count));
+        self.drops.sort_by_key(|d| std::cmp::Reverse(d.count));
         let slowest = sample.stats.workers.iter().filter(|w| w.residence.samples > 0);
         let slowest = slowest.max_by_key(|w| w.residence.p99_ns).map(|w| &w.residence);
         self.residence = slowest.map(|r| [r.p50_ns, r.p99_ns, r.p999_ns, r.max_ns]);

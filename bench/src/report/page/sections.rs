@@ -89,7 +89,7 @@ fn goal_table(measure: &str, goals: &[&Judged]) -> Markup {
                     @for (n, name) in ours.iter().map(Some).chain(ours.is_empty().then_some(None)).enumerate() {
                         tr.follows[n > 0] {
                             td { @if n == 0 { (setting) } }
-                            td { (name.copied().unwrap_or(NOTHING)) }
+                            td.name { (name.copied().unwrap_or(NOTHING)) }
                             @for goal in peers.iter().map(|peer| of(setting, peer)) {
                                 (ratio(goal.copied(), name.copied(), n == 0))
                             }
