@@ -1,4 +1,5 @@
 //! The live page: its data, what becomes of sources that fail, and the page in a browser.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -8,7 +8,7 @@ use control::client::{Client, ClientError};
 use forwarder::api::{Reply, Request};
 
 use super::Shared;
-use super::state::Sample;
+use super::gateway::Sample;
 
 const PERIOD: Duration = Duration::from_secs(1);
 

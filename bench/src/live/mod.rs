@@ -4,6 +4,7 @@
 //! which they came. [`web`] serves what it looks like now, once a second; [`lines`], [`gateways`] and [`metrics`] are where it
 //! comes from. Each source may be missing, late or gone: the page says which, and goes on.
 
+mod gateway;
 mod gateways;
 mod lines;
 mod metrics;
@@ -17,7 +18,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-pub use state::{Event, Gateway, Sample, State};
+pub use gateway::{Gateway, Sample};
+pub use state::{Event, State};
 
 /// What the page is to show.
 #[derive(Debug, Clone)]
