@@ -148,7 +148,7 @@ fn stalls(row: &Row) -> String {
 /// What has to be known beside a row's figures: what limited it, warnings, why runs ended early.
 #[must_use]
 pub fn notes(row: &Row) -> Vec<String> {
-    let limits = row.limited_by.iter().map(|what| format!("limited by {what}"));
+    let limits = row.limited_by.iter().map(|what| format!("limited: {what}"));
     limits.chain(row.notes.iter().cloned()).collect()
 }
 
@@ -165,10 +165,12 @@ pub fn omitted(summary: &Summary) -> Grid {
 /// What the columns mean, a sentence each.
 pub const LEGEND: &[&str] = &[
     "Times are medians over the rounds; goodput counts bytes of messages.",
-    "PDV: delay less the least of its connection (RFC 5481, 4.2); IPDV: difference of the delays of two messages in a row (RFC 5481, 4.1).",
-    "Added: PDV p99.9 less the direct route's of the same round. `<`: it cannot be told from what the direct route itself varies \
-     between rounds.",
-    "CPU: processor seconds of everything between the ends, for 10^9 bytes. Cycles: of the gateways' workers, in turns that found packets.",
+    "PDV: delay less the least of its connection (RFC 5481, 4.2); IPDV: difference of the delays of two messages in a row \
+     (RFC 5481, 4.1).",
+    "Added: PDV p99.9 less the direct route's of the same round. `<`: it cannot be told from what the direct route itself \
+     varies between rounds.",
+    "CPU: processor seconds of everything between the ends, for 10^9 bytes. Cycles: of the gateways' workers, in turns that \
+     found packets.",
 ];
 
 impl fmt::Display for Summary {

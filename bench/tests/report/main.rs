@@ -1,4 +1,5 @@
 //! Reports, from outside.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod command;
 mod fixture;

@@ -1,7 +1,9 @@
 //! The report as one page that needs nothing else: no script, no other file.
 
 mod headlines;
+mod paths;
 mod sections;
+mod verdicts;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -36,14 +38,14 @@ pub fn page(input: &Input, summary: &Summary) -> String {
                     ul.alarm { @for warning in &summary.warnings { li { (warning) } } }
                 }
                 (headlines::headlines(input, summary))
-                (sections::goals(summary))
+                (verdicts::goals(summary))
                 (sections::throughput(summary))
                 (sections::jitter(input, summary))
                 (sections::over_time(input, summary))
                 (sections::cost(input, summary))
                 (sections::projection(input))
-                (sections::arithmetic(input, summary))
-                (sections::ledger(input))
+                (paths::arithmetic(input, summary))
+                (paths::ledger(input))
                 (sections::tables(summary))
                 (sections::settings(input))
                 (sections::hosts(input))

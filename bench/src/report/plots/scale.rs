@@ -94,7 +94,7 @@ mod tests {
         );
         assert_eq!(Scale::log(3_000.0, 2e6).ticks(), [1e4, 1e5, 1e6]);
         assert!(
-            matches!(Scale::over([59.5, 61.0]), Scale::Linear(a, b) if a <= 59.5 && b >= 61.0 && b < 63.0)
+            matches!(Scale::over([59.5, 61.0]), Scale::Linear(a, b) if a <= 59.5 && (61.0..63.0).contains(&b))
         );
         assert_eq!(Scale::over([]), Scale::Linear(0.0, 1.0));
         assert_eq!(Scale::Log(1.0, 100.0).at(10.0), 0.5);
