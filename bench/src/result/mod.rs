@@ -313,6 +313,11 @@ impl Series {
 pub fn write(path: &Path, result: &impl Serialize) -> Result<()> {
     use std::io::Write as _;
     let text = serde_json::to_string_pretty(result)? + "\n";
+    let what = || format!("cannot write the result {}; is the disk full?", path.display());
+    // A device or a pipe is written to; renaming a file over it would take it away.
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        return std::fs::write(path, text).with_context(what);
+    }
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let written = std::fs::File::create(&beside).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
@@ -323,5 +328,5 @@ pub fn write(path: &Path, result: &impl Serialize) -> Result<()> {
         // What stands at `path` stays; the half-written one is of no use.
         let _ = std::fs::remove_file(&beside);
     }
-    written.with_context(|| format!("cannot write the result {}; is the disk full?", path.display()))
+    written.with_context(what)
 }
