@@ -57,7 +57,7 @@ impl Chance {
     }
 
     /// Draws the fate of the next packet.
-    pub fn next(&mut self) -> Fate {
+    pub fn draw(&mut self) -> Fate {
         let toss = |coin: &mut Option<Coin>| coin.as_mut().is_some_and(Coin::toss);
         // Both draw, also when the first has lost it.
         let lost = toss(&mut self.loss) | self.bursts.as_mut().is_some_and(Chain::step);

@@ -108,7 +108,7 @@ impl<B: PacketBuf> Direction<B> {
     pub fn offer(&mut self, mut packet: B, now: u64, copy: impl FnOnce(&B) -> Option<B>) {
         self.counts.received += 1;
         self.counts.received_bytes += packet.frame_len() as u64;
-        let fate = self.chance.next();
+        let fate = self.chance.draw();
         let departs = match self.admit(&packet, fate, now) {
             Ok(departs) => departs,
             Err(reason) => return self.drop(reason),

@@ -29,7 +29,7 @@ impl<C: Clock> Nanos<C> {
     /// The time.
     #[inline]
     pub fn now(&self) -> u64 {
-        (u128::from(self.clock.ticks().saturating_sub(self.began)) * self.scale >> 32) as u64
+        ((u128::from(self.clock.ticks().saturating_sub(self.began)) * self.scale) >> 32) as u64
     }
 }
 
@@ -198,4 +198,138 @@ impl<IO: PacketIo, C: Clock> Element<IO, C> {
 fn copy<IO: PacketIo>(io: &mut IO, packet: &IO::Buf) -> Option<IO::Buf> {
     let mut second = io.alloc()?;
     (second.resize(packet.frame_len()) && packet.read(0, second.head_mut())).then_some(second)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use forwarder::io::memory::MemoryIo;
+
+    use super::*;
+    use crate::wan::report::DirectionReport;
+    use crate::wan::shape::Asked;
+
+    /// A clock that stands until it is moved: a tick is a nanosecond.
+    #[derive(Debug, Clone, Default)]
+    struct Hand(Rc<Cell<u64>>);
+
+    impl Clock for Hand {
+        fn ticks(&self) -> u64 {
+            self.0.get()
+        }
+        fn ticks_per_ms(&self) -> u64 {
+            1_000_000
+        }
+    }
+
+    /// A link with the same in both directions, the far ends of its devices, and its clock.
+    fn link(asked: &str, buffers: usize) -> (Element<MemoryIo, Hand>, MemoryIo, Hand) {
+        let asked: Asked = toml::from_str(asked).unwrap();
+        let (io, clock) = (MemoryIo::new(2, buffers), Hand::default());
+        let lanes = [(0, 1), (1, 0)].map(|(from, to)| {
+            Lane::new(Direction::new(asked.shape(None).unwrap(), 1, from.into(), 1500), from, to)
+        });
+        (Element::new(lanes.into(), io.clone(), clock.clone(), Idle::Poll), io, clock)
+    }
+
+    fn reports(element: &Element<MemoryIo, Hand>) -> [DirectionReport; 2] {
+        let report = |lane| DirectionReport::of(lane, Default::default());
+        let [there, back] = [0, 1].map(|i| report(&element.lanes()[i]));
+        assert_eq!((there.unaccounted(), back.unaccounted()), (0, 0), "{there:?} {back:?}");
+        [there, back]
+    }
+
+    #[test]
+    fn frames_pass_both_ways_unchanged_when_their_time_has_come() {
+        let (mut element, far, clock) = link("delay = '1ms'", 10);
+        let frames = [[1u8; 60], [2u8; 60]];
+        assert!(far.inject(0, &frames[0]) && far.inject(1, &frames[1]));
+        element.turn();
+        clock.0.set(999_999);
+        assert_eq!(element.turn(), 0);
+        assert!(far.take(0).is_none() && far.take(1).is_none());
+        clock.0.set(1_000_000);
+        assert_eq!(element.turn(), 2);
+        assert_eq!((far.take_all(1), far.take_all(0)), (vec![frames[0].to_vec()], vec![frames[1].to_vec()]));
+        let [there, back] = reports(&element);
+        assert_eq!((there.sent, there.sent_bytes, back.sent, back.held), (1, 60, 1, 0));
+    }
+
+    #[test]
+    fn lateness_counts_until_the_device_takes_the_packet() {
+        let (mut element, far, clock) = link("delay = '1ms'", 300);
+        far.set_tx_room(1, 3);
+        for n in 0..5 {
+            assert!(far.inject(0, &[n; 60]));
+        }
+        element.turn();
+        clock.0.set(1_000_000);
+        element.turn();
+        let [there, _] = reports(&element);
+        assert_eq!((there.sent, there.held, there.lag.max), (3, 2, 0));
+        far.set_tx_room(1, usize::MAX);
+        clock.0.set(1_500_000);
+        element.turn();
+        let [there, _] = reports(&element);
+        assert_eq!((there.sent, there.held), (5, 0));
+        // Three significant digits.
+        assert!((499_000..501_000).contains(&there.lag.max), "{}", there.lag.max);
+        assert_eq!(far.take_all(1).iter().map(|f| f[0]).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_device_that_takes_nothing_holds_packets_and_loses_none() {
+        let (mut element, far, _) = link("packets = 100", 1000);
+        far.set_tx_room(1, 0);
+        for _ in 0..1000 {
+            assert!(far.inject(0, &[7; 60]));
+        }
+        for _ in 0..100 {
+            element.turn();
+        }
+        // The batch for the device and the line before it are full; the rest is a named drop.
+        let [there, _] = reports(&element);
+        assert_eq!(
+            (there.held, there.dropped["memory"]),
+            (TX_BATCH as u64 + 100, 1000 - TX_BATCH as u64 - 100)
+        );
+        let stop = StopFlag::default();
+        stop.stop();
+        far.set_tx_room(1, usize::MAX);
+        element.run(&stop);
+        assert_eq!(far.take_all(1).len(), TX_BATCH, "what was due and in hand goes out at the end");
+    }
+
+    #[test]
+    fn copies_come_from_the_pool_and_are_missed_by_name() {
+        let (mut element, far, _) = link("duplicate = '100%'", 3);
+        for _ in 0..2 {
+            assert!(far.inject(0, &[9; 100]));
+        }
+        element.turn();
+        let sent = far.take_all(1);
+        assert!(sent.len() == 3 && sent.iter().all(|f| f[..] == [9; 100]), "{sent:?}");
+        let [there, _] = reports(&element);
+        assert_eq!((there.duplicated, there.sent, there.dropped["memory"]), (2, 3, 1));
+        drop(element);
+        assert_eq!(far.available(), 3, "every buffer is back");
+    }
+
+    #[test]
+    fn a_clock_of_odd_ticks_keeps_time() {
+        struct Odd;
+        impl Clock for Odd {
+            fn ticks(&self) -> u64 {
+                2_599_999 * 86_400_000
+            }
+            fn ticks_per_ms(&self) -> u64 {
+                2_599_999
+            }
+        }
+        let nanos = Nanos { began: 0, ..Nanos::new(Odd) };
+        // After a day, within a tenth of a millisecond: 1 in 10^9.
+        assert!(nanos.now().abs_diff(86_400_000_000_000) < 100_000, "{}", nanos.now());
+    }
 }

@@ -11,11 +11,13 @@ pub enum Preset {
     Metro,
     /// 20 ms: StarLight in Chicago to Dallas.
     StarlightDallas,
-    /// 48 ms: across the United States.
-    #[value(name = "continental")]
+    /// 48 ms: across the United States, as from Chicago to the west coast.
+    #[value(alias = "48ms")]
+    #[serde(alias = "48ms")]
     Continental,
-    /// 119 ms: from the United States to Europe.
-    #[value(name = "transatlantic")]
+    /// 119 ms: from the middle of the United States to Europe, as from Chicago to Geneva.
+    #[value(alias = "119ms")]
+    #[serde(alias = "119ms")]
     Transatlantic,
 }
 
@@ -50,5 +52,22 @@ impl Preset {
     #[must_use]
     pub fn one_way(self) -> Time {
         Time(self.rtt().0 / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn a_path_has_the_same_name_everywhere() {
+        for preset in Preset::ALL {
+            assert_eq!(Preset::from_str(preset.name(), false), Ok(preset));
+            assert_eq!(serde_json::to_value(preset).unwrap(), preset.name());
+        }
+        assert_eq!(Preset::ALL.map(|p| p.rtt().to_string()), ["5ms", "20ms", "48ms", "119ms"]);
+        assert_eq!(Preset::from_str("119ms", false), Ok(Preset::Transatlantic));
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::direction::Reason;
 use super::element::Lane;
 use super::preset::Preset;
+use super::shape::Shape;
 use crate::result::Distribution;
 
 /// What became of the packets of all links.
@@ -46,6 +47,8 @@ pub struct LinkReport {
 /// What became of the packets of a direction: received + duplicated = sent + held + dropped.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DirectionReport {
+    /// What it did to them.
+    pub shape: Option<Shape>,
     /// Packets that came.
     pub received: u64,
     /// Their bytes, from the Ethernet header on.
@@ -66,7 +69,7 @@ pub struct DirectionReport {
     pub displaced: u64,
     /// Packets that left after one that came later.
     pub reordered: u64,
-    /// Packets that the device in front lost before we had them.
+    /// Packets that the device in front lost before we had them, as far as its driver tells; net_af_packet's does not.
     pub missed: u64,
     /// Bits of frames a second, from the first that left to the last.
     pub bits_per_second: f64,
@@ -81,6 +84,7 @@ impl DirectionReport {
         let (counts, sent) = (lane.direction.counts(), &lane.sent);
         let seconds = sent.span.map_or(0.0, |(first, last)| (last - first) as f64 / 1e9);
         DirectionReport {
+            shape: Some(lane.direction.shape().clone()),
             received: counts.received,
             received_bytes: counts.received_bytes,
             sent: sent.packets,

@@ -36,7 +36,7 @@ pub struct Asked {
     #[arg(long, value_parser = clap::value_parser!(u16).range(..=256), value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overhead: Option<u16>,
-    /// What may wait for the rate: "1000 packets", "256Ki bytes" or a time; without, twice the delay and at least 5ms.
+    /// What may wait for the rate: "1000 packets", "256Ki bytes" or a time; without, twice the delay, from 5ms to 50ms.
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
@@ -96,7 +96,7 @@ pub enum Spread {
 }
 
 /// Jitter of the delay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jitter {
     /// Its size.
     pub size: Time,
@@ -107,7 +107,7 @@ pub struct Jitter {
 }
 
 /// Packets that leave their place.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reorder {
     /// How many.
     pub share: Share,
@@ -116,7 +116,7 @@ pub struct Reorder {
 }
 
 /// What a direction does, complete.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// One-way delay; with jitter, its mean.
     pub delay: Time,
@@ -148,8 +148,8 @@ pub struct Shape {
 
 /// Preamble with delimiter, FCS and gap between frames (IEEE 802.3): what a frame takes on the wire besides its bytes here.
 const ETHERNET: u16 = 8 + 4 + 12;
-/// A queue without a size of its own holds a bandwidth-delay product, and at least so much.
-const QUEUE: Time = Time(5_000_000);
+/// A queue without a size of its own holds what the rate brings in a round trip, but no less and no more than this.
+const QUEUE: [Time; 2] = [Time(5_000_000), Time(50_000_000)];
 /// What a direction without a rate is thought to carry, in bits a second, when its memory is computed.
 const UNLIMITED: Rate = Rate(4_000_000_000);
 /// Fewest packets that a direction has room for.
@@ -243,7 +243,7 @@ impl Asked {
             },
             rate: self.rate,
             overhead: self.overhead.unwrap_or(ETHERNET),
-            queue: self.queue.unwrap_or(Queue::Time(Time(2 * delay.0).max(QUEUE))),
+            queue: self.queue.unwrap_or(Queue::Time(Time(2 * delay.0).clamp(QUEUE[0], QUEUE[1]))),
             loss: self.loss.unwrap_or_default(),
             burst_loss: self.burst_loss,
             reorder: Reorder { share, by },

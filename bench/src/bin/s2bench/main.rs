@@ -45,7 +45,7 @@ enum Command {
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
     /// Stands between two interfaces or DPDK ports as a WAN: delay, rate, loss and what else paths do.
-    Wan(wan::Args),
+    Wan(Box<wan::Args>),
     /// Generates packets at a rate and judges what comes back: loss, order, latency, the zero-loss rate.
     Pktgen(pktgen::Args),
     /// Runs the same streams through this relay and through what else is used, and sets them side by side.

@@ -3,35 +3,21 @@
 //! What is left to chance must lie within five standard deviations of its mean. What is a matter of time depends on the machine:
 //! no packet may come before its time, and how much later they come is what the table is for.
 
-use std::fmt;
-use std::sync::Arc;
-use std::thread;
+mod bed;
 
-use anyhow::{Context, Result, anyhow};
-use arrayvec::ArrayVec;
-use forwarder::config::{Device, Idle};
-use forwarder::dpdk::{DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, RingPair, WorkerThread, data_room_for};
-use forwarder::io::{BURST, PacketBuf};
-use forwarder::server::Tsc;
-use forwarder::sync::StopFlag;
-use hdrhistogram::Histogram;
+use std::fmt;
+
+use anyhow::{Result, anyhow};
+use forwarder::config::Idle;
 use serde::{Deserialize, Serialize};
 
-use super::direction::Direction;
-use super::element::{Element, Lane, Nanos};
-use super::report::DirectionReport;
-use super::run::{port_settings, quiet};
-use super::shape::{Asked, Shape, Spread};
-use super::units::{Queue, Rate, Share, Time};
-use crate::result::{Distribution, histogram};
+use self::bed::{Bed, SIZE};
+use super::shape::{Asked, Spread};
+use super::units::{BurstLoss, Queue, Rate, Share, Time};
+use crate::host::Host;
+use crate::result::Distribution;
 use crate::topology::cores;
 
-/// Packet buffers; what they cannot hold waits at the sender.
-const MBUFS: u32 = 32_767;
-/// Frames that a ring holds.
-const RING: u32 = 1024;
-/// Bytes of a frame.
-const SIZE: usize = 1000;
 /// Packets of a claim about chance.
 const TRIES: u64 = 100_000;
 
@@ -55,6 +41,8 @@ pub struct Claim {
 /// All claims.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
+    /// The machine.
+    pub host: Host,
     /// The claims.
     pub claims: Vec<Claim>,
 }
@@ -75,7 +63,13 @@ impl fmt::Display for Verified {
             let verdict = if c.held { "held" } else { "MISSED" };
             write!(f, "\n{}", row([&c.name, &c.claim, &c.measured, &c.error, verdict]))?;
         }
-        Ok(())
+        match self.host.load {
+            Some(load) if self.claims.iter().any(|c| c.timing && !c.held) => write!(
+                f,
+                "\nLoad {load}. Times depend on the machine: run it where nothing else wants the cores, and with --idle poll"
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -84,7 +78,10 @@ impl fmt::Display for Verified {
 /// # Errors
 /// EAL or a thread cannot be had.
 pub fn run(asked: &Asked, idle: Idle, seed: u64, chosen: Option<usize>) -> Result<Verified> {
-    let mut bed = Bed::new(idle, seed, chosen)?;
+    let core = chosen.or(cores().last().copied()).unwrap_or(0);
+    // Before it makes a load of its own.
+    let host = Host::gather(core);
+    let mut bed = Bed::new(idle, seed, core)?;
     let all = *asked == Asked::default();
     let want = |asked: bool| all || asked;
     let mut claims = Vec::new();
@@ -124,146 +121,10 @@ pub fn run(asked: &Asked, idle: Idle, seed: u64, chosen: Option<usize>) -> Resul
         held: bed.unaccounted == 0,
         timing: false,
     });
-    Ok(Verified { claims })
-}
-
-/// Two ports over rings, and who stands at their far ends.
-struct Bed {
-    // Dropped in this order.
-    io: Option<DpdkIo>,
-    near: RingPair,
-    far: RingPair,
-    pool: Arc<Mempool>,
-    eal: Arc<Eal>,
-    core: usize,
-    idle: Idle,
-    seed: u64,
-    offered: u64,
-    unaccounted: i64,
-}
-
-/// What came of a load.
-struct Outcome {
-    /// Delay of each packet that came, in nanoseconds.
-    delays: Histogram<u64>,
-    /// The shortest one, to the nanosecond.
-    least: u64,
-    /// Sum of delays and of their squares, in seconds.
-    moments: (f64, f64),
-    /// When the first and when the last came.
-    span: (u64, u64),
-    /// How often each packet came.
-    came: Vec<u8>,
-    /// Packets whose body was changed.
-    changed: u64,
-    report: DirectionReport,
-}
-
-impl Outcome {
-    fn arrived(&self) -> u64 {
-        self.came.iter().map(|n| u64::from(*n)).sum()
-    }
+    Ok(Verified { host, claims })
 }
 
 impl Bed {
-    fn new(idle: Idle, seed: u64, chosen: Option<usize>) -> Result<Bed> {
-        let allowed = cores();
-        let core = chosen.or(allowed.last().copied()).unwrap_or(0);
-        let main = allowed.iter().find(|c| **c != core).copied().unwrap_or(core);
-        let room = data_room_for(1500);
-        let eal = Eal::init(&EalOptions {
-            huge: false,
-            memory_mb: Mempool::memory_mb(MBUFS, room, false),
-            main_core: main,
-            args: quiet(),
-            ..EalOptions::default()
-        })?;
-        let pool = Mempool::new(&eal, "packets", MBUFS, 256, room, None)?;
-        let (mut queues, mut ends) = (Vec::new(), Vec::new());
-        for index in 0..2 {
-            let settings = port_settings(index, &Device::Vdev("net_ring".to_owned()), 1500);
-            let (_, queue, end) = Port::from_rings(settings, RING, &pool)?;
-            queues.extend(queue);
-            ends.extend(end);
-        }
-        let io = Some(DpdkIo::new(queues, Arc::clone(&pool)));
-        let (Some(far), Some(near)) = (ends.pop(), ends.pop()) else {
-            anyhow::bail!("the ports have no rings")
-        };
-        Ok(Bed { io, near, far, pool, eal, core, idle, seed, offered: 0, unaccounted: 0 })
-    }
-
-    /// Sends `packets` packets, one every `gap` nanoseconds, by a direction that does what is asked, until nothing comes any more.
-    fn load(&mut self, asked: &Asked, packets: u64, gap: u64) -> Result<Outcome> {
-        let shape = asked.shape(None).map_err(anyhow::Error::msg)?;
-        // After the last packet nothing comes later than this, unless the machine stands still.
-        let patience = 2 * shape.delay.0 + 4 * shape.jitter.size.0 + 300_000_000;
-        let direction = Direction::new(Shape { packets: Some(MBUFS), ..shape }, self.seed, 0, 1500);
-        let io = self.io.take().context("the devices are gone")?;
-        let clock = Nanos::new(Tsc::new(&self.eal));
-        let stop = StopFlag::default();
-        let worker = {
-            let (eal, core, idle, stop) = (Arc::clone(&self.eal), self.core, self.idle, stop.clone());
-            thread::Builder::new().name("wan".to_owned()).spawn(move || -> Result<_> {
-                crate::core::pin(core)?;
-                let _registered = WorkerThread::register(&eal)?;
-                // Sleeps are longer without; the table tells.
-                let _ = nix::sys::prctl::set_timerslack(1);
-                let mut element = Element::new(vec![Lane::new(direction, 0, 1)], io, Tsc::new(&eal), idle);
-                element.run(&stop);
-                let (io, lanes) = element.end();
-                let report = lanes.first().map(|lane| DirectionReport::of(lane, Default::default()));
-                Ok((io, report.unwrap_or_default()))
-            })?
-        };
-        let mut outcome = self.exchange(&clock, packets, gap, patience);
-        stop.stop();
-        let (io, report) = worker.join().map_err(|_| anyhow!("the worker failed"))??;
-        self.io = Some(io);
-        self.offered += report.received;
-        self.unaccounted += report.unaccounted();
-        outcome.report = report;
-        Ok(outcome)
-    }
-
-    fn exchange(&mut self, clock: &Nanos<Tsc>, packets: u64, gap: u64, patience: u64) -> Outcome {
-        let mut outcome = Outcome {
-            delays: histogram(),
-            least: u64::MAX,
-            moments: (0.0, 0.0),
-            span: (0, 0),
-            came: vec![0; packets as usize],
-            changed: 0,
-            report: DirectionReport::default(),
-        };
-        let mut sent: Vec<u64> = Vec::with_capacity(packets as usize);
-        let (mut out, mut back) = (ArrayVec::<Mbuf, BURST>::new(), ArrayVec::<Mbuf, BURST>::new());
-        let began = clock.now();
-        let mut quiet = began;
-        loop {
-            let now = clock.now();
-            while (sent.len() as u64) < packets && !out.is_full() && began + sent.len() as u64 * gap <= now {
-                let Some(frame) = self.pool.alloc().and_then(|f| fill(f, sent.len() as u32)) else { break };
-                out.push(frame);
-                sent.push(clock.now());
-            }
-            self.near.send(&mut out);
-            self.far.recv(&mut back);
-            if !back.is_empty() {
-                let now = clock.now();
-                quiet = now;
-                for frame in back.drain(..) {
-                    outcome.note(&frame, &sent, now);
-                }
-            }
-            let last = sent.last().copied().unwrap_or(began).max(quiet);
-            if sent.len() as u64 == packets && out.is_empty() && now > last + patience {
-                return outcome;
-            }
-            std::hint::spin_loop();
-        }
-    }
-
     fn delay(&mut self, delay: Time) -> Result<Vec<Claim>> {
         let asked = Asked { delay: Some(delay), ..Asked::default() };
         let o = self.load(&asked, 10_000, 100_000)?;
@@ -385,7 +246,7 @@ impl Bed {
         Ok(chance(name, &share.to_string(), found, mean, sd))
     }
 
-    fn bursts(&mut self, bursts: super::units::BurstLoss) -> Result<Vec<Claim>> {
+    fn bursts(&mut self, bursts: BurstLoss) -> Result<Vec<Claim>> {
         let asked = Asked { burst_loss: Some(bursts), ..Asked::default() };
         let o = self.load(&asked, TRIES, 4_000)?;
         let lost = o.came.iter().filter(|n| **n == 0).count() as u64;
@@ -425,33 +286,5 @@ fn chance(name: &str, claim: &str, found: u64, mean: f64, sd: f64) -> Claim {
         error: format!("{off:+.1} deviations of {sd:.1}"),
         held: found as f64 == mean || off.abs() <= 5.0,
         timing: false,
-    }
-}
-
-/// Writes a frame: its number where no harm comes to it, and nothing behind.
-fn fill(mut frame: Mbuf, number: u32) -> Option<Mbuf> {
-    if !frame.resize(SIZE) {
-        return None;
-    }
-    let head = frame.head_mut();
-    head.fill(0);
-    head.get_mut(..4)?.copy_from_slice(&number.to_be_bytes());
-    Some(frame)
-}
-
-impl Outcome {
-    fn note(&mut self, frame: &Mbuf, sent: &[u64], now: u64) {
-        let Some((number, body)) = frame.head().split_first_chunk() else { return };
-        let number = u32::from_be_bytes(*number) as usize;
-        let (Some(since), Some(came)) = (sent.get(number), self.came.get_mut(number)) else { return };
-        *came = came.saturating_add(1);
-        self.changed += u64::from(body.iter().any(|b| *b != 0));
-        let delay = now.saturating_sub(*since);
-        self.delays.saturating_record(delay);
-        self.least = self.least.min(delay);
-        self.moments.0 += delay as f64 / 1e9;
-        self.moments.1 += (delay as f64 / 1e9).powi(2);
-        let first = if self.span.0 == 0 { now } else { self.span.0 };
-        self.span = (first, now);
     }
 }
