@@ -24,20 +24,24 @@ pub(super) fn by_stream(groups: &[Group]) -> Vec<(String, Vec<&Group>)> {
     all.iter().map(|((_, name, n, _), groups)| (title((name, n)), groups.clone())).collect()
 }
 
-/// The path of a setting, for the title of a panel.
-fn place(setting: &Setting) -> String {
-    match &setting.path {
-        Some(path) if path.preset.is_some() => {
-            let loss = if path.loss_percent > 0.0 {
-                format!(", {} % loss", path.loss_percent)
-            } else {
-                String::new()
-            };
-            format!("{}, {} ms{loss}", setting.path_name(), path.rtt_ms)
-        }
-        Some(path) if path.rtt_ms > 0.0 => format!("RTT {} ms", path.rtt_ms),
-        _ => setting.path_name(),
-    }
+/// The path of a setting, for a panel: its name, and what it is.
+fn place(setting: &Setting) -> (String, String) {
+    let Some(path) = setting.path.as_ref().filter(|p| p.preset.is_some()) else {
+        return (setting.path_name(), String::new());
+    };
+    let rate = path.bits_per_second.map_or_else(String::new, |b| format!(", {}", rate(b as f64)));
+    let loss =
+        if path.loss_percent > 0.0 { format!(", {} % loss", path.loss_percent) } else { String::new() };
+    (setting.path_name(), format!("{} ms{rate}{loss}", path.rtt_ms))
+}
+
+/// A panel for each group that has something to show.
+fn panels<T>(groups: &[&Group], of: impl Fn(&Row) -> Option<T>) -> Vec<Panel<T>> {
+    let panel = |g: &&Group| {
+        let (title, note) = place(&g.setting);
+        Panel { title, note, marks: g.rows.iter().filter_map(&of).collect() }
+    };
+    groups.iter().map(panel).filter(|p| !p.marks.is_empty()).collect()
 }
 
 fn bar(row: &Row, figure: Figure, label: String) -> Bar {
@@ -51,15 +55,9 @@ fn bar(row: &Row, figure: Figure, label: String) -> Bar {
     }
 }
 
-fn bar_panels(groups: &[&Group], of: impl Fn(&Row) -> Option<Bar>) -> Vec<Panel<Bar>> {
-    let panel =
-        |g: &&Group| Panel { title: place(&g.setting), marks: g.rows.iter().filter_map(&of).collect() };
-    groups.iter().map(panel).filter(|p: &Panel<Bar>| !p.marks.is_empty()).collect()
-}
-
 /// Goodput by approach and path; none when nothing came through.
 pub(super) fn throughput(title: &str, groups: &[&Group]) -> Option<String> {
-    let panels = bar_panels(groups, |row| {
+    let panels = panels(groups, |row| {
         let goodput = row.goodput?;
         Some(bar(row, goodput, rate(goodput.best)))
     });
@@ -68,7 +66,7 @@ pub(super) fn throughput(title: &str, groups: &[&Group]) -> Option<String> {
 
 /// Processor time a GB by approach and path; none when nobody tells.
 pub(super) fn processor(title: &str, groups: &[&Group]) -> Option<String> {
-    let panels = bar_panels(groups, |row| {
+    let panels = panels(groups, |row| {
         let cpu = row.cpu_per_gb?;
         Some(bar(row, cpu, format!("{} s", short(cpu.best))))
     });
@@ -77,7 +75,7 @@ pub(super) fn processor(title: &str, groups: &[&Group]) -> Option<String> {
 
 /// Cycles a packet of the gateways that tell; none when none does.
 pub(super) fn cycles(title: &str, groups: &[&Group]) -> Option<String> {
-    let panels = bar_panels(groups, |row| {
+    let panels = panels(groups, |row| {
         let cycles = row.cycles?;
         Some(bar(row, cycles, short(cycles.best)))
     });
@@ -103,8 +101,13 @@ pub(super) fn core(core: &Core) -> Option<String> {
             })
         })
         .collect();
-    let title = "cycles a packet on one core, no NIC; DPDK's own programs in grey".to_owned();
-    (!marks.is_empty()).then(|| plots::bars("cycles a packet", &[Panel { title, marks }]))
+    let title = "cycles a packet on one core, no NIC".to_owned();
+    (!marks.is_empty()).then(|| {
+        plots::bars(
+            "cycles a packet",
+            &[Panel { title, note: "DPDK's own programs are grey".to_owned(), marks }],
+        )
+    })
 }
 
 /// What each approach adds to the 99.9th percentile; none without the direct route.
@@ -124,11 +127,7 @@ pub(super) fn added(title: &str, groups: &[&Group]) -> Option<String> {
             strong: is_ours(&row.approach),
         })
     };
-    let panels: Vec<Panel<Share>> = groups
-        .iter()
-        .map(|g| Panel { title: place(&g.setting), marks: g.rows.iter().filter_map(mark).collect() })
-        .filter(|p: &Panel<Share>| !p.marks.is_empty())
-        .collect();
+    let panels = panels(groups, mark);
     (!panels.is_empty()).then(|| plots::shares(&format!("relay-added p99.9 jitter, {title}"), &panels))
 }
 
@@ -153,6 +152,7 @@ pub(super) fn tails(group: &Group, input: &Input) -> Option<String> {
     let clocks = runs.iter().flat_map(|(_, runs)| runs).all(|r| r.start.same_clock);
     let panel = |title: &str, of: fn(&Run) -> &Distribution| Panel {
         title: title.to_owned(),
+        note: String::new(),
         marks: runs
             .iter()
             .map(|(row, runs)| Tail {

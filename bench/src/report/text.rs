@@ -148,7 +148,7 @@ fn stalls(row: &Row) -> String {
 /// What has to be known beside a row's figures: what limited it, warnings, why runs ended early.
 #[must_use]
 pub fn notes(row: &Row) -> Vec<String> {
-    let limits = row.limited_by.iter().map(|what| format!("limited by {what}"));
+    let limits = row.limited_by.iter().map(|what| format!("limited: {what}"));
     limits.chain(row.notes.iter().cloned()).collect()
 }
 

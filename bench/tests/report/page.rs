@@ -76,8 +76,8 @@ fn a_comparison_has_every_plot_and_every_approach() {
         assert!(html.contains(&format!("{name} --config")), "the settings of {name} are missing");
     }
     for part in [
-        "metro, 5 ms",
-        "transatlantic, 119 ms, 0.001 % loss",
+        "5 ms, 10.0 Gbit/s",
+        "119 ms, 10.0 Gbit/s, 0.001 % loss",
         "99.99",
         "10 stalls",
         "PowerEdge R7515",

@@ -26,6 +26,7 @@ pub(crate) struct Bar {
 const ROW: f64 = 25.0;
 const LEFT: f64 = 242.0;
 const LABEL: f64 = 84.0;
+const TOP: f64 = 50.0;
 /// Panels beside each other.
 const ACROSS: usize = 3;
 
@@ -38,7 +39,7 @@ pub(crate) fn bars(label: &str, panels: &[Panel<Bar>]) -> String {
         }
     }
     let across = panels.len().clamp(1, ACROSS);
-    let high = names.len() as f64 * ROW + 58.0;
+    let high = names.len() as f64 * ROW + 68.0;
     let lines = panels.len().div_ceil(across);
     let scale =
         Scale::from_zero(panels.iter().flat_map(|p| &p.marks).fold(0.0, |m, b| b.best.max(b.median).max(m)));
@@ -49,7 +50,7 @@ pub(crate) fn bars(label: &str, panels: &[Panel<Bar>]) -> String {
             if n % across == 0 {
                 for (row, name) in names.iter().enumerate() {
                     let bar = panels.iter().flat_map(|p| &p.marks).find(|b| b.name == *name);
-                    let at = (LEFT - 10.0, y + 40.0 + (row as f64 + 0.5) * ROW);
+                    let at = (LEFT - 10.0, y + TOP + (row as f64 + 0.5) * ROW);
                     match bar.is_some_and(|b| b.strong) {
                         true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 3)),
                         false => pen.text(at, Anchor::Right, FONT, INK, &fit(name, NAME)),
@@ -62,9 +63,16 @@ pub(crate) fn bars(label: &str, panels: &[Panel<Bar>]) -> String {
 }
 
 fn one(pen: &Pen<'_>, panel: &Panel<Bar>, names: &[&str], scale: Scale, (x, y, width): (f64, f64, f64)) {
-    let (top, length) = (y + 40.0, width - LABEL);
+    let (top, length) = (y + TOP, width - LABEL);
     let bottom = top + names.len() as f64 * ROW;
-    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
+    pen.text(
+        (x, y + 34.0),
+        Anchor::Left,
+        FONT * 0.85,
+        INK,
+        &fit(&panel.note, (width / (FONT * 0.56)) as usize),
+    );
+    pen.bold((x, y + 14.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
     for tick in scale.ticks() {
         let at = x + scale.at(tick) * length;
         pen.line((at, top), (at, bottom), RULE, 1.0);

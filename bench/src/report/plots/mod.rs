@@ -36,6 +36,8 @@ fn fit(name: &str, most: usize) -> String {
 pub(super) struct Panel<T> {
     /// What it shows.
     pub(super) title: String,
+    /// What has to be known of it besides.
+    pub(super) note: String,
     /// Its marks.
     pub(super) marks: Vec<T>,
 }

@@ -27,6 +27,7 @@ pub(crate) struct Share {
 const ROW: f64 = 25.0;
 const LEFT: f64 = 242.0;
 const LABEL: f64 = 84.0;
+const TOP: f64 = 50.0;
 const ACROSS: usize = 3;
 
 /// Panels of shares, all of one scale and with the same names in the same order.
@@ -43,7 +44,7 @@ pub(crate) fn shares(label: &str, panels: &[Panel<Share>]) -> String {
     let high = figures().flatten().fold(0.0, f64::max);
     let scale = if low.is_finite() { Scale::log(low, high) } else { Scale::log(1e3, 1e6) };
     let across = panels.len().clamp(1, ACROSS);
-    let high = names.len() as f64 * ROW + 82.0;
+    let high = names.len() as f64 * ROW + 92.0;
     picture(WIDTH, high * panels.len().div_ceil(across) as f64, label, |pen| {
         for (n, panel) in panels.iter().enumerate() {
             let width = (WIDTH - LEFT) / across as f64;
@@ -51,7 +52,7 @@ pub(crate) fn shares(label: &str, panels: &[Panel<Share>]) -> String {
             if n % across == 0 {
                 for (row, name) in names.iter().enumerate() {
                     let strong = panels.iter().flat_map(|p| &p.marks).any(|m| m.name == *name && m.strong);
-                    let at = (LEFT - 10.0, y + 40.0 + (row as f64 + 0.5) * ROW);
+                    let at = (LEFT - 10.0, y + TOP + (row as f64 + 0.5) * ROW);
                     match strong {
                         true => pen.bold(at, Anchor::Right, FONT, INK, &fit(name, NAME - 3)),
                         false => pen.text(at, Anchor::Right, FONT, INK, &fit(name, NAME)),
@@ -64,9 +65,16 @@ pub(crate) fn shares(label: &str, panels: &[Panel<Share>]) -> String {
 }
 
 fn one(pen: &Pen<'_>, panel: &Panel<Share>, names: &[&str], scale: Scale, (x, y, width): (f64, f64, f64)) {
-    let (top, length) = (y + 40.0, width - LABEL);
+    let (top, length) = (y + TOP, width - LABEL);
     let bottom = top + names.len() as f64 * ROW;
-    pen.bold((x, y + 16.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
+    pen.text(
+        (x, y + 34.0),
+        Anchor::Left,
+        FONT * 0.85,
+        INK,
+        &fit(&panel.note, (width / (FONT * 0.56)) as usize),
+    );
+    pen.bold((x, y + 14.0), Anchor::Left, FONT, INK, &fit(&panel.title, (width / (FONT * 0.66)) as usize));
     for (row, _) in names.iter().enumerate() {
         let middle = top + (row as f64 + 0.5) * ROW;
         pen.line((x, middle), (x + length, middle), RULE, 1.0);
