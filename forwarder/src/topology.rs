@@ -143,7 +143,7 @@ fn list(cores: &[usize]) -> String {
 }
 
 /// NUMA node of the device behind a port, when it is a real one.
-fn device_node(device: &Device) -> Option<i32> {
+pub fn device_node(device: &Device) -> Option<i32> {
     let path = match device {
         Device::Pci(address) if address.matches(':').count() == 1 => {
             format!("/sys/bus/pci/devices/0000:{address}/numa_node")
@@ -158,7 +158,7 @@ fn device_node(device: &Device) -> Option<i32> {
 }
 
 /// NUMA node of a core.
-fn core_node(core: usize) -> Option<i32> {
+pub fn core_node(core: usize) -> Option<i32> {
     #[cfg(feature = "hwloc")]
     return node_from_hwloc(core);
     #[cfg(not(feature = "hwloc"))]

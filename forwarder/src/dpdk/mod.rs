@@ -32,7 +32,7 @@ pub use io::DpdkIo;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, data_room_for};
 pub use port::{Link, Port, PortSettings, PortStats, RingPort, Steer};
-pub use queue::Queue;
+pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;
 pub use thread::WorkerThread;

@@ -78,6 +78,58 @@ impl Queue {
     }
 }
 
+/// The receiving half of a [`Queue`], for a thread that only receives.
+#[derive(Debug)]
+pub struct RxQueue(Queue);
+
+/// The sending half of a [`Queue`], for a thread that only sends.
+#[derive(Debug)]
+pub struct TxQueue(Queue);
+
+impl Queue {
+    /// Divides it between two threads: the driver keeps nothing in common for a receive queue and a send queue.
+    #[must_use]
+    pub fn split(self) -> (RxQueue, TxQueue) {
+        let twin = Queue {
+            port: Arc::clone(&self.port),
+            port_id: self.port_id,
+            id: self.id,
+            may_strip: self.may_strip,
+            confused: Box::default(),
+            _not_sync: PhantomData,
+        };
+        (RxQueue(self), TxQueue(twin))
+    }
+}
+
+impl RxQueue {
+    /// The port it belongs to.
+    #[must_use]
+    pub fn port(&self) -> &Arc<Port> {
+        self.0.port()
+    }
+
+    /// [`Queue::rx`].
+    #[inline]
+    pub fn rx<const N: usize>(&mut self, burst: &mut ArrayVec<Mbuf, N>) -> usize {
+        self.0.rx(burst)
+    }
+}
+
+impl TxQueue {
+    /// The port it belongs to.
+    #[must_use]
+    pub fn port(&self) -> &Arc<Port> {
+        self.0.port()
+    }
+
+    /// [`Queue::tx`].
+    #[inline]
+    pub fn tx<const N: usize>(&mut self, batch: &mut ArrayVec<Mbuf, N>) -> usize {
+        self.0.tx(batch)
+    }
+}
+
 /// Puts back the tags the driver took off. A frame that has no room for its tag would pass for an untagged one: it is
 /// dropped, as if the device had lost it.
 #[cold]
