@@ -358,11 +358,13 @@ fn what_cannot_be_is_said_before_anything_runs() {
         assert!(said(&output).contains(words), "{args}: {}", said(&output));
         assert!(!place.file().exists(), "{args}");
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_s2bench"));
-    let output =
-        command.args(["compare", "--quick", "--json", "/proc/nowhere/result.json"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("cannot write the result /proc/nowhere/result.json"), "{}", said(&output));
+    // No such directory, and a disk that is full.
+    for file in ["/proc/nowhere/result.json", "/dev/full"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_s2bench"));
+        let output = command.args(["compare", "--quick", "--json", file]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains(&format!("cannot write the result {file}")), "{}", said(&output));
+    }
 }
 
 #[test]

@@ -87,7 +87,11 @@ pub fn measure(
     let cut = watch(&mut bed, &mut source, &mut sink, traffic.duration + GRACE, stop)?;
     let failed = !sink.ended()?.is_some_and(|status| status.success());
     // What a sink notices of a gateway's death is only that its connection ended.
-    let cause = cut.or_else(|| bed.broken());
+    let cause = match stop.asked() {
+        // Whatever ended: a terminal's Ctrl-C reaches everybody.
+        true => Some("interrupted".to_owned()),
+        false => cut.or_else(|| bed.broken()),
+    };
     let why = cause.clone().or_else(|| failed.then(|| format!("the sink failed: {}", sink.said())));
 
     let Ok(series) = Series::read(&file) else {

@@ -57,10 +57,10 @@ pub struct Options {
 }
 
 /// Runs the series. What could not be run is in [`Series::omitted`]; whatever went wrong marks the series partial, with the
-/// reason, and the rest goes on.
+/// reason, and the rest goes on; a result that cannot be written any more ends it, and the file is as the last write left it.
 ///
 /// # Errors
-/// The result cannot be written; the file is then as the last write left it.
+/// The result cannot be written from the beginning.
 pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
     let mut series = Series {
         title: options.title.clone(),
@@ -101,7 +101,11 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
                 }
             }
         }
-        keep(&series)?;
+        if let Err(e) = keep(&series) {
+            // What was found is still shown.
+            wrong.insert(0, format!("{e:#}"));
+            break;
+        }
     }
     series.error = match &wrong[..] {
         _ if stop.asked() => Some("interrupted".to_owned()),
@@ -110,7 +114,9 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Series> {
         [first, others @ ..] => Some(format!("{first}; and {} more runs went wrong", others.len())),
     };
     series.partial = series.error.is_some();
-    keep(&series)?;
+    if let Err(e) = keep(&series) {
+        (series.partial, series.error) = (true, Some(format!("{e:#}")));
+    }
     Ok(series)
 }
 

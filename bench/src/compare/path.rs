@@ -1,14 +1,24 @@
 //! Paths between the gateways: none, or one that `s2bench wan` emulates.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser;
 
 use crate::result::PathFacts;
 use crate::wan::preset::Preset;
+use crate::wan::shape::Asked;
 
 /// Rate for which the kernel's buffers are made when a path has no limit of its own, in bits a second.
 const RATE: f64 = 10e9;
 /// What a TCP connection's buffer begins with, as Linux does by default: least and first.
 const FIRST: &str = "4096 131072";
+
+/// Options of `s2bench wan` that say what a link does.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true)]
+struct Options {
+    #[command(flatten)]
+    asked: Asked,
+}
 
 /// A path.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,11 +28,11 @@ pub struct Path {
 }
 
 impl Path {
-    /// The path of a name: `none`, or a preset of `s2bench wan`.
+    /// The path of a name: `none`, or a preset of `s2bench wan`, which gets further `options`: `--rate 1G --loss 0.001%`.
     ///
     /// # Errors
-    /// There is none of that name.
-    pub fn find(name: &str, mtu: u16) -> Result<Path> {
+    /// There is none of that name, or an option is wrong.
+    pub fn find(name: &str, options: &str, mtu: u16) -> Result<Path> {
         if name == "none" {
             let facts = PathFacts { mtu, by: "none".into(), ..PathFacts::default() };
             return Ok(Path { facts, wan: None });
@@ -31,14 +41,23 @@ impl Path {
             let known = Preset::ALL.map(Preset::name).join(", ");
             bail!("there is no path {name:?}; there are none, {known}");
         };
+        let words: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+        let asked = Options::try_parse_from(&words)
+            .map_err(|e| anyhow!("{}", e.render()))
+            .context("what --wan gives to `s2bench wan` is wrong")?
+            .asked;
+        let shape = asked.shape(Some(preset)).map_err(anyhow::Error::msg)?;
+        let kept = (1.0 - shape.loss.0) * (1.0 - shape.burst_loss.map_or(0.0, |bursts| bursts.mean()));
         let facts = PathFacts {
             preset: Some(name.to_owned()),
-            rtt_ms: preset.rtt().0 as f64 / 1e6,
+            rtt_ms: 2.0 * shape.delay.0 as f64 / 1e6,
+            bits_per_second: shape.rate.map(|rate| rate.0),
+            loss_percent: 100.0 * (1.0 - kept),
             mtu,
             by: "s2bench wan".into(),
-            ..PathFacts::default()
         };
-        Ok(Path { facts, wan: Some(vec!["--preset".into(), name.into()]) })
+        let args = ["--preset".to_owned(), name.to_owned()].into_iter().chain(words).collect();
+        Ok(Path { facts, wan: Some(args) })
     }
 
     /// What it is, for results.
@@ -94,10 +113,21 @@ mod tests {
 
     #[test]
     fn an_unknown_path_is_told_those_that_are() {
-        let error = Path::find("moon", 1500).unwrap_err().to_string();
+        let error = Path::find("moon", "", 1500).unwrap_err().to_string();
         assert!(error.contains("moon") && error.contains("none, metro"), "{error}");
-        let path = Path::find("starlight-dallas", 9000).unwrap();
+        let path = Path::find("starlight-dallas", "", 9000).unwrap();
         assert_eq!((path.facts().rtt_ms, path.facts().mtu, path.name()), (20.0, 9000, "starlight-dallas"));
         assert_eq!(path.wan().unwrap(), ["--preset", "starlight-dallas"]);
+    }
+
+    #[test]
+    fn options_of_the_wan_become_facts() {
+        let path = Path::find("metro", "--rate 1G --loss 0.5% --delay 3ms", 1500).unwrap();
+        assert_eq!((path.facts().rtt_ms, path.facts().bits_per_second), (6.0, Some(1_000_000_000)));
+        assert!((path.facts().loss_percent - 0.5).abs() < 1e-9, "{:?}", path.facts());
+        assert_eq!(path.wan().unwrap()[2..], ["--rate", "1G", "--loss", "0.5%", "--delay", "3ms"]);
+        let error = format!("{:#}", Path::find("metro", "--speed 1G", 1500).unwrap_err());
+        assert!(error.contains("--wan") && error.contains("--speed"), "{error}");
+        assert_eq!(Path::find("none", "--rate 1G", 1500).unwrap().wan(), None);
     }
 }

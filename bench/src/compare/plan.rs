@@ -27,6 +27,8 @@ pub struct Choice {
     pub carriers: Vec<Carrier>,
     /// Names of paths.
     pub paths: Vec<String>,
+    /// Further options of `s2bench wan`, for every path with a WAN.
+    pub wan: String,
     /// The default paths are none but the direct one.
     pub quick: bool,
 }
@@ -51,7 +53,7 @@ impl Choice {
         };
         let mut cells = Vec::new();
         for path in or(&self.paths, if self.quick { &["none"] } else { &["none", FAR] }) {
-            let path = Path::find(&path, mtu)?;
+            let path = Path::find(&path, &self.wan, mtu)?;
             for carrier in &carriers {
                 for profile in or(&self.profiles, &[PACED, FAST]) {
                     if *carrier == Carrier::Udp && profile == FAST && self.profiles.is_empty() {

@@ -5,6 +5,7 @@
 //! omission). Messages ([`message`]) carry number, schedule time, send time and checksum; the sink's [`tally`] makes loss,
 //! order, delay, jitter and stalls of them. [`source`] and [`sink`] are the thin edges to sockets and threads.
 
+mod amount;
 pub mod clock;
 pub mod datagram;
 pub mod message;

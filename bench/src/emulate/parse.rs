@@ -98,3 +98,67 @@ impl Parser {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Payloads;
+    use super::super::schedule::{Schedule, Share};
+    use super::super::tally::Rules;
+    use super::*;
+
+    fn tally() -> Tally {
+        let share = Share { schedule: Schedule::Max, connection: 0, connections: 1 };
+        Tally::new(Rules { share, duration: 1000, deadline: None, stall: 1000, same_clock: true }, 0)
+    }
+
+    /// Messages of `size` bytes and a closing.
+    fn stream(size: u32, count: u64) -> Vec<u8> {
+        let payloads = Payloads::new(size);
+        let mut bytes = Vec::new();
+        for seq in 0..count {
+            let (payload, sum) = payloads.of(seq);
+            let header = Header { kind: Kind::Data, length: size, seq, due: 0, sent: 0, connection: 0 };
+            bytes.extend_from_slice(&header.encode(sum));
+            bytes.extend_from_slice(payload);
+        }
+        let text = serde_json::to_vec(&Closing { messages: count, ..Closing::default() }).unwrap();
+        let length = (HEADER + text.len()) as u32;
+        let header = Header { kind: Kind::End, length, seq: count, due: 0, sent: 0, connection: 0 };
+        bytes.extend_from_slice(&header.encode(crc32fast::hash(&text)));
+        bytes.extend_from_slice(&text);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_found_however_the_stream_is_cut() {
+        for size in [40, 41, 100] {
+            let bytes = stream(size, 5);
+            for cut in [1, 7, 39, 40, 41, 150, bytes.len()] {
+                let (mut parser, mut tally) = (Parser::new(size), tally());
+                let mut closing = None;
+                for part in bytes.chunks(cut) {
+                    closing = closing.or(parser.push(part, 1, &mut tally).unwrap());
+                }
+                assert_eq!(closing.map(|c| c.messages), Some(5), "{size} {cut}");
+                assert_eq!(tally.received(), 5, "{size} {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_payload_is_corrupt_and_a_changed_frame_ends_it() {
+        let mut bytes = stream(100, 5);
+        bytes[250] ^= 1;
+        let (mut parser, mut all) = (Parser::new(100), tally());
+        let closing = parser.push(&bytes, 1, &mut all).unwrap();
+        let sums = all.finish(closing.map(|c| c.messages), 1).sums;
+        assert_eq!((sums.packets, sums.corrupt, sums.lost_packets), (4, 1, 0));
+        // Magic and length of the fourth message, and the closing.
+        let end = 500;
+        for at in [300, 307, end, end + 50] {
+            let mut bytes = stream(100, 5);
+            bytes[at] ^= 1;
+            assert!(Parser::new(100).push(&bytes, 1, &mut tally()).is_err(), "{at}");
+        }
+    }
+}

@@ -71,6 +71,8 @@ pub struct Stalls {
 #[derive(Debug)]
 pub struct Tally {
     rules: Rules,
+    /// Messages that are due in all; none without a schedule.
+    count: Option<u64>,
     /// The schedule's zero by the sink's clock.
     zero: u64,
     sequence: Sequence,
@@ -104,6 +106,7 @@ impl Tally {
     pub fn new(rules: Rules, zero: u64) -> Tally {
         Tally {
             rules,
+            count: rules.share.count(rules.duration),
             zero,
             sequence: Sequence::default(),
             delays: Spread::default(),
@@ -124,7 +127,7 @@ impl Tally {
         self.hear(now);
         let place = self.sequence.take(header.seq);
         if place == Place::Again {
-            self.count(|c| c.duplicates += 1);
+            self.note(|c| c.duplicates += 1);
             return;
         }
         let delay = i64::try_from(i128::from(now) - i128::from(header.due)).unwrap_or(i64::MAX);
@@ -142,7 +145,7 @@ impl Tally {
         self.before = Some((header.seq, delay));
         let took = if self.rules.same_clock { delay } else { delay - self.delays.least().unwrap_or(delay) };
         let late = self.rules.deadline.is_some_and(|d| i128::from(took) > i128::from(d));
-        self.count(|c| {
+        self.note(|c| {
             c.bytes += u64::from(header.length);
             c.messages += 1;
             c.out_of_order += u64::from(place == Place::Before);
@@ -154,7 +157,7 @@ impl Tally {
     pub fn corrupt(&mut self, seq: u64, now: u64) {
         self.tick(now);
         self.hear(now);
-        self.count(|c| c.corrupt += 1);
+        self.note(|c| c.corrupt += 1);
         if self.sequence.plausible(seq) {
             self.sequence.take(seq);
         }
@@ -173,7 +176,7 @@ impl Tally {
         (end < self.rules.duration).then_some(self.zero + end)
     }
 
-    fn count(&mut self, change: impl Fn(&mut Counts)) {
+    fn note(&mut self, change: impl Fn(&mut Counts)) {
         change(&mut self.total);
         change(&mut self.interval.counts);
     }
@@ -236,7 +239,7 @@ impl Tally {
     #[must_use]
     pub fn silence(&self, now: u64) -> Option<(u64, u64)> {
         let next = self.sequence.next();
-        let due = match self.rules.share.count(self.rules.duration) {
+        let due = match self.count {
             None => 0,
             Some(count) if next >= count => return None,
             Some(_) => self.rules.share.due(next)?,
@@ -314,3 +317,6 @@ pub(super) fn per_second(bytes: u64, seconds: f64) -> f64 {
 pub(super) fn percent(part: u64, of: u64) -> f64 {
     100.0 * part as f64 / of.max(1) as f64
 }
+
+#[cfg(test)]
+mod tests;

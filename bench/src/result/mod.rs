@@ -320,9 +320,10 @@ pub fn write(path: &Path, result: &impl Serialize) -> Result<()> {
 /// It cannot be written; the message names the file.
 pub fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write as _;
-    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        return std::fs::write(path, text)
-            .with_context(|| format!("cannot write the result {}", path.display()));
+    let what = || format!("cannot write the result {}; is the disk full?", path.display());
+    // A device or a pipe is written to; renaming a file over it would take it away.
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        return std::fs::write(path, text).with_context(what);
     }
     let beside = path.with_extension(format!("tmp-{}", std::process::id()));
     let written = std::fs::File::create(&beside).and_then(|mut file| {
@@ -334,5 +335,5 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
         // What stands at `path` stays; the half-written one is of no use.
         let _ = std::fs::remove_file(&beside);
     }
-    written.with_context(|| format!("cannot write the result {}; is the disk full?", path.display()))
+    written.with_context(what)
 }

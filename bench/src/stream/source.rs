@@ -1,5 +1,6 @@
 //! The producer's application: serves every order that comes.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -37,7 +38,8 @@ impl Served {
         match result {
             Ok(_) => self.streams.fetch_add(1, Ordering::Relaxed),
             Err(e) => {
-                eprintln!("stream of {peer}: {e}");
+                // Counted even when nobody reads on standard error any more.
+                let _ = writeln!(std::io::stderr(), "stream of {peer}: {e}");
                 self.failed.fetch_add(1, Ordering::Relaxed)
             }
         };

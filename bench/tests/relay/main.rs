@@ -6,6 +6,7 @@
 
 mod admission;
 mod control;
+mod emulate;
 mod harness;
 mod lifecycle;
 mod links;

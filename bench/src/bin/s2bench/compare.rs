@@ -42,6 +42,15 @@ pub(crate) struct Args {
     /// Paths between the gateways: `none`, or presets of `s2bench wan` [default: none,starlight-dallas, quick: none].
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     paths: Vec<String>,
+    /// Further options of `s2bench wan` for every path but `none`: "--rate 1G --loss 0.001%".
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS"
+    )]
+    wan: String,
     /// Connections at a time; the profile's number when not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     connections: Option<u16>,
@@ -91,6 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         file: args.profile_file.clone(),
         carriers: args.carriers.clone(),
         paths: args.paths.clone(),
+        wan: args.wan.clone(),
         quick: args.quick,
     };
     let usable = topology::cores();

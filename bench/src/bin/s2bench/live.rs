@@ -45,10 +45,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if !address.ip().is_loopback() {
             eprintln!("{address} is no loopback address: whoever reaches it sees this page");
         }
+        let stopped = super::stopped(None)?;
         eprintln!("serving http://{address}/ until SIGINT or SIGTERM; ready");
         tokio::select! {
             done = live.serve() => done,
-            done = super::stopped(None) => done,
+            () = stopped => Ok(()),
         }
     });
     // A question to s2cs may still be on its way; nobody waits for its answer.

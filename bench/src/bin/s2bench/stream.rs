@@ -123,6 +123,10 @@ struct EmulateArgs {
     /// Buffers of the sockets at both ends; the system's choice when not given.
     #[arg(long, requires = "profile", value_parser = size::parse, value_name = "SIZE")]
     socket_buffer: Option<u64>,
+    /// Takes the clocks of source and sink for different ones even where both seem to run on one machine: restored from one
+    /// snapshot, say.
+    #[arg(long, requires = "profile")]
+    own_clock: bool,
     /// Writes an event a line as JSON while it runs - start, each second's interval, end - to a file, or prints them (-).
     #[arg(long, requires = "profile", value_name = "FILE")]
     json_stream: Option<PathBuf>,
@@ -236,6 +240,7 @@ fn emulate(name: &str, args: &SinkArgs) -> anyhow::Result<ExitCode> {
         name: name.to_owned(),
         profile,
         socket_buffer: more.socket_buffer,
+        own_clock: more.own_clock,
     };
     let stop = stop_on_signal()?;
     let mut lines = more.json_stream.as_deref().map(Lines::open).transpose()?;
@@ -309,13 +314,18 @@ fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let (set, runtime) = (Arc::clone(&stop), runtime()?);
     // Caught from here on, not only once the thread runs.
-    let wait = {
+    let first = {
         let _inside = runtime.enter();
         stopped(None)?
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(wait);
+        runtime.block_on(first);
         set.store(true, Ordering::Relaxed);
+        let second = async { anyhow::Ok(stopped(None)?.await) };
+        if runtime.block_on(second).is_ok() {
+            // Whoever asks twice does not want to wait for a result.
+            std::process::exit(130);
+        }
     })?;
     Ok(stop)
 }

@@ -76,7 +76,7 @@ impl Collector {
     }
 
     /// The run. `cpu`: the sink's processor seconds.
-    pub(super) fn finish(self, cpu: f64, interrupted: bool) -> Run {
+    pub(super) fn finish(self, cpu: f64) -> Run {
         let Collector { start, intervals, ended, .. } = self;
         let mut end = End::default();
         let (mut jitter, mut lag) = (histogram(), histogram());
@@ -105,7 +105,7 @@ impl Collector {
             Cpu { source: closings.iter().map(|c| c.cpu).reduce(f64::max), sink: Some(cpu), relay: None };
         judge(&mut end, &start, &ended);
         end.error = ended.values().find_map(|e| e.error.clone());
-        if interrupted && end.error.is_none() {
+        if end.error.is_none() && closings.len() < start.connections as usize {
             end.error = Some("stopped before the stream's end".to_owned());
         }
         end.partial = end.error.is_some();

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use tokio::time::timeout;
 
 use super::super::order::Answer;
 use super::super::parse::Parser;
@@ -15,9 +16,7 @@ const READ: usize = 256 * 1024;
 
 /// Carries one connection's order out. What it found is in `ended` even when it fails.
 pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Result<()> {
-    let to = connection.sink.to;
-    let mut stream = connect(to, connection)?;
-    stream.set_read_timeout(Some(LOOK))?;
+    let Some(mut stream) = connect(connection.sink.to, connection)? else { return Ok(()) };
     stream.write_all(&framed(&connection.order)?)?;
     let begin = match answer(&mut stream, connection)? {
         Some(Answer::Start(begin)) => begin,
@@ -51,7 +50,8 @@ pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Resul
     result
 }
 
-fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<TcpStream> {
+/// None when the sink is stopped before.
+fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<Option<TcpStream>> {
     let what =
         || format!("cannot connect to {to} over tcp; is `s2bench source --proto tcp` listening behind it?");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -66,15 +66,22 @@ fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<TcpStream>
                 .bind(SocketAddr::new(local, 0))
                 .with_context(|| format!("cannot use the address {local}"))?;
         }
-        let stream = tokio::time::timeout(ANSWER, socket.connect(to))
-            .await
-            .map_err(io::Error::from)
-            .and_then(|connected| connected)
-            .with_context(what)?;
-        anyhow::Ok(stream.into_std()?)
+        let (connecting, limit) = (socket.connect(to), Instant::now() + ANSWER);
+        tokio::pin!(connecting);
+        loop {
+            match timeout(LOOK, &mut connecting).await {
+                Ok(connected) => break anyhow::Ok(Some(connected.with_context(what)?.into_std()?)),
+                Err(_) if connection.stopped() => break Ok(None),
+                Err(e) if Instant::now() > limit => return Err(io::Error::from(e)).with_context(what),
+                Err(_) => (),
+            }
+        }
     })?;
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
+    if let Some(stream) = &stream {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LOOK))?;
+    }
     Ok(stream)
 }
 
