@@ -100,6 +100,10 @@ impl Collector {
         end.send_lag = Distribution::of(&lag, 0);
         (end.stalls, end.stall_count, end.stall_seconds) = (stalls.longest, stalls.count, stalls.seconds);
         end.sum_received = sum(&end.streams);
+        if end.delay.count > 0 {
+            (end.sum_received.delay_p50, end.sum_received.delay_p99) =
+                (Some(end.delay.p50), Some(end.delay.p99));
+        }
         let closings: Vec<_> = ended.values().filter_map(|e| e.closing.as_ref()).collect();
         end.sum_sent = sent(&closings);
         end.unsent = closings.iter().map(|c| c.unsent).sum();
