@@ -120,7 +120,7 @@ struct EmulateArgs {
     /// Silence that counts as a stall, instead of the profile's.
     #[arg(long, requires = "profile", value_name = "TIME")]
     stall: Option<Time>,
-    /// Buffers of the sockets at both ends; the system's choice when not given.
+    /// Buffers of the sockets, over TCP at both ends, else here; the system's choice when not given.
     #[arg(long, requires = "profile", value_parser = size::parse, value_name = "SIZE")]
     socket_buffer: Option<u64>,
     /// Takes the clocks of source and sink for different ones even where both seem to run on one machine: restored from one

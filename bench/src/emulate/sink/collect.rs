@@ -213,6 +213,11 @@ fn judge(end: &mut End, start: &Start, ended: &BTreeMap<u32, Ended>) {
             "sink: {overflowed} datagrams found its receive buffer full; give --socket-buffer, or fewer"
         ));
     }
+    if let (Some(granted), Some(asked)) = (ended.values().find_map(|e| e.granted), start.socket_buffer) {
+        end.warnings.push(format!(
+            "the kernel gave {granted} of the {asked} bytes of --socket-buffer; raise net.core.rmem_max and wmem_max"
+        ));
+    }
     if end.unsent > 0 {
         end.warnings.push(format!(
             "{} messages were due but not sent: the path takes less than the profile asks for",

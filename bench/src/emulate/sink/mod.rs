@@ -76,6 +76,8 @@ struct Ended {
     clock_step: Option<i64>,
     /// UDP: datagrams that found the socket's buffer full.
     overflowed: u64,
+    /// Bytes of the receive buffer, when the kernel gave less than was asked for.
+    granted: Option<usize>,
 }
 
 /// A connection's own part.
@@ -201,6 +203,7 @@ impl Connection {
             waited: 0.0,
             clock_step: None,
             overflowed: 0,
+            granted: None,
         };
         let result = match self.sink.carrier {
             Carrier::Tcp => tcp::fetch(&self, &mut ended),
@@ -209,6 +212,10 @@ impl Connection {
         };
         if let Err(e) = result {
             ended.error = Some(format!("connection {}: {e:#}", self.number));
+            if ended.found.is_none() {
+                // The source waits for all connections: without this one the others would wait for nothing.
+                self.stop.store(true, Ordering::Relaxed);
+            }
         }
         // Nobody listens when the sink is being taken down.
         let _ = self.events.send(Event::Ended(self.number, Box::new(ended)));

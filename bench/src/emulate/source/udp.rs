@@ -121,7 +121,6 @@ fn serve(
     runs: &Runs,
     session: &Session,
 ) -> io::Result<u64> {
-    super::super::socket::set_buffers(socket, order.socket_buffer)?;
     let joined = runs.join(order);
     let answer = match &joined {
         Ok(joined) => joined.answer(),
