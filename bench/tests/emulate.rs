@@ -337,8 +337,6 @@ fn an_order_of_another_release_is_refused_with_a_reason() {
     stream.read_to_end(&mut answer).unwrap();
     let text = String::from_utf8_lossy(&answer[8..]);
     assert!(text.contains("refused") && text.contains("version 99"), "{text}");
-    let (served, success) = source.stop();
-    assert!(!success && served["failed"] == 1, "{served}");
 }
 
 #[test]
@@ -453,6 +451,42 @@ fn a_message_in_parts_counts_once_it_is_whole() {
     let all = &run.end.sum_received;
     assert_eq!((all.packets, all.bytes, all.lost_packets), (80, 400_000, 20), "{all:?}");
     assert_eq!((all.duplicates, all.out_of_order, all.corrupt), (0, 0, 0), "{all:?}");
+}
+
+#[test]
+fn a_sink_that_is_overrun_says_so() {
+    let source = Source::start("udp");
+    // Bursts of 64 KiB into a buffer of a few datagrams.
+    let args = ["--profile", "bulk", "--message", "64Ki", "--duration", "300ms", "--socket-buffer", "4Ki"];
+    let run = fetch(source.address, "udp", "overrun", &args);
+    assert!(run.end.sum_received.lost_packets > 0, "{:?}", run.end.sum_received);
+    let limits = run.end.limited_by.join("\n");
+    assert!(limits.contains("sink:") && limits.contains("found its receive buffer full"), "{limits}");
+    assert_eq!(run.start.socket_buffer, Some(4096));
+}
+
+#[test]
+fn a_connection_that_cannot_be_ends_the_run_with_its_own_reason() {
+    let file = Temporary::new("half");
+    let source = Source::start("tcp");
+    // Lets one connection through and holds back the other.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (to, far) = (listener.local_addr().unwrap(), source.address);
+    thread::spawn(move || {
+        let mut near = listener.accept().unwrap().0;
+        let mut up_to = TcpStream::connect(far).unwrap();
+        let second = listener.accept().unwrap().0;
+        thread::spawn(move || std::io::copy(&mut near, &mut up_to));
+        drop(second);
+        thread::sleep(Duration::from_secs(30));
+    });
+    let output = sink(to, "tcp", &file, &["--profile", "steady", "--parallel", "2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let run = read(&file);
+    let error = run.end.error.unwrap();
+    assert!(run.end.partial && !error.contains("only 1 of 2"), "{error}");
+    assert!(error.contains("closed without an answer") || error.contains("did not come"), "{error}");
+    assert_eq!(run.end.sum_received.packets, 0);
 }
 
 #[test]

@@ -42,6 +42,19 @@ impl FromStr for Bytes {
     }
 }
 
+/// Bits a second: a number, or a text such as `"2G"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "NumberOrText")]
+pub struct Bits(pub u64);
+
+impl TryFrom<NumberOrText> for Bits {
+    type Error = String;
+
+    fn try_from(value: NumberOrText) -> Result<Bits, String> {
+        Bytes::try_from(value).map(|Bytes(n)| Bits(n))
+    }
+}
+
 /// A time as people write it: `"100ms"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

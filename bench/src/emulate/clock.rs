@@ -72,6 +72,13 @@ pub fn thread_cpu() -> u64 {
     read(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Time that the calling thread was ready to run and waited for a processor, in nanoseconds; 0 where the kernel does not tell.
+#[must_use]
+pub fn thread_waited() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// Processor time of the process, in nanoseconds.
 #[must_use]
 pub fn process_cpu() -> u64 {

@@ -93,6 +93,8 @@ pub struct Closing {
     pub own_late: u64,
     /// Share of a processor that the sending thread took, from 0 to 1.
     pub busy: f64,
+    /// Share of the time that it was ready to run and waited for a processor, from 0 to 1.
+    pub waited: f64,
     /// Processor seconds of the source's process since the run began.
     pub cpu: f64,
     /// Nanoseconds by which the source's time of day stepped.

@@ -4,7 +4,7 @@ use std::io;
 
 use hdrhistogram::Histogram;
 
-use super::clock::{Clock, thread_cpu};
+use super::clock::{Clock, thread_cpu, thread_waited};
 use super::message::{HEADER, Header, Kind, Payloads};
 use super::order::Closing;
 use super::schedule::Share;
@@ -63,7 +63,7 @@ pub(super) fn run(work: &Work<'_>, outlet: &mut impl Outlet) -> io::Result<Closi
     let (mut seq, mut full) = (0, false);
     let mut batch = Vec::with_capacity(BATCH);
     sleep(&clock, start, outlet)?;
-    let cpu = thread_cpu();
+    let (cpu, waited) = (thread_cpu(), thread_waited());
     let mut now = clock.now();
     loop {
         batch.clear();
@@ -108,6 +108,7 @@ pub(super) fn run(work: &Work<'_>, outlet: &mut impl Outlet) -> io::Result<Closi
         lag: Distribution::of(&lag, 0),
         own_late,
         busy: (thread_cpu() - cpu) as f64 * 1e-9 / seconds.max(1e-9),
+        waited: (thread_waited() - waited) as f64 * 1e-9 / seconds.max(1e-9),
         cpu: 0.0,
         clock_step: clock.step(),
     })
@@ -139,5 +140,82 @@ impl<'p> Work<'p> {
             connection: self.share.connection,
         };
         Outgoing { seq, header: header.encode(sum), payload }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::schedule::Schedule;
+    use super::*;
+
+    /// A path that is full once, for a while.
+    #[derive(Default)]
+    struct Full {
+        once: Option<Duration>,
+        seen: Vec<(u64, u64, u64)>,
+    }
+
+    impl Outlet for Full {
+        fn send(&mut self, batch: &[Outgoing<'_>]) -> io::Result<bool> {
+            for message in batch {
+                let (header, _) = Header::decode(&message.header).unwrap();
+                assert_eq!(header.seq, message.seq);
+                self.seen.push((header.seq, header.due, header.sent));
+            }
+            Ok(self.once.take().is_some_and(|wait| {
+                std::thread::sleep(wait);
+                true
+            }))
+        }
+    }
+
+    fn work(schedule: Schedule, payloads: &Payloads, duration: u64) -> Work<'_> {
+        let share = Share { schedule, connection: 0, connections: 1 };
+        let clock = Clock::new(true);
+        Work { share, payloads, message: 100, start: clock.now() + 1_000_000, duration, clock }
+    }
+
+    #[test]
+    fn what_a_full_path_holds_up_keeps_its_time() {
+        const MS: u64 = 1_000_000;
+        let payloads = Payloads::new(100);
+        let schedule = Schedule::Steps { burst: 1, num: MS, den: 1, scan: None };
+        let work = work(schedule, &payloads, 400 * MS);
+        let mut path = Full { once: Some(Duration::from_millis(300)), ..Full::default() };
+        let closing = run(&work, &mut path).unwrap();
+        assert_eq!((closing.messages, closing.bytes, closing.unsent), (400, 40_000, 0));
+        for (n, (seq, due, sent)) in path.seen.iter().enumerate() {
+            assert_eq!((*seq, *due), (n as u64, work.start + n as u64 * MS));
+            assert!(sent >= due);
+        }
+        // Every message that was due meanwhile counts as late as it was, not only the first.
+        assert_eq!(closing.lag.count, 400);
+        assert!(closing.lag.max >= 299_000_000 && closing.lag.p50 >= 90_000_000, "{:?}", closing.lag);
+        let late = path.seen.iter().filter(|(_, due, sent)| sent - due > 1_000_000).count();
+        assert!(late >= 298, "{late}");
+    }
+
+    #[test]
+    fn a_path_that_stays_full_leaves_the_rest_unsent() {
+        let payloads = Payloads::new(100);
+        // All are due at once, and more than the batches that go out until the end and the drain after it.
+        let schedule = Schedule::Steps { burst: 1 << 40, num: 1_000_000_000, den: 1, scan: None };
+        let work = work(schedule, &payloads, 1_000_000);
+        let mut path = Full { once: Some(Duration::from_nanos(DRAIN + 10_000_000)), ..Full::default() };
+        let closing = run(&work, &mut path).unwrap();
+        assert_eq!((closing.messages, closing.unsent), (BATCH as u64, (1 << 40) - BATCH as u64));
+    }
+
+    #[test]
+    fn without_a_schedule_it_ends_in_time_and_nothing_is_late() {
+        let payloads = Payloads::new(100);
+        let work = work(Schedule::Max, &payloads, 5_000_000);
+        let mut path = Full::default();
+        let closing = run(&work, &mut path).unwrap();
+        assert!(closing.messages > 0 && closing.messages.is_multiple_of(BATCH as u64));
+        assert_eq!((closing.unsent, closing.lag.count, closing.own_late), (0, 0, 0));
+        assert!(path.seen.iter().all(|(_, due, sent)| due == sent && *sent < work.start + work.duration));
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-pub use super::amount::{Bytes, Rate, Time};
+pub use super::amount::{Bits, Bytes, Rate, Time};
 use super::message;
 use super::schedule::{Scan, Schedule};
 use crate::stream::udp::BODY;
@@ -66,6 +66,9 @@ pub struct Profile {
     /// UDP: most bytes of a message in one datagram.
     #[serde(default = "datagram")]
     pub datagram: u16,
+    /// UDP: fastest that a connection's datagrams leave, in bits of messages a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Bits>,
 }
 
 fn second() -> Time {
@@ -98,12 +101,13 @@ pub struct Changes {
 }
 
 impl Profile {
-    /// The profile with some values changed. A rate takes the place of steps, bursts and scans.
+    /// The profile with some values changed. A rate takes the place of steps, bursts, scans and the datagrams' pace.
     #[must_use]
     pub fn changed(mut self, changes: &Changes) -> Profile {
         if changes.rate.is_some() {
             self.rate = changes.rate;
-            (self.every, self.burst, self.dump, self.scan, self.pause) = (None, None, None, None, None);
+            (self.every, self.burst, self.dump, self.scan) = (None, None, None, None);
+            (self.pause, self.pace) = (None, None);
         }
         self.message = changes.message.unwrap_or(self.message);
         self.deadline = changes.deadline.or(self.deadline);
@@ -143,6 +147,9 @@ impl Profile {
         if !BODY.contains(&self.datagram) {
             return Err(format!("datagram must be from {} to {} bytes", BODY.start(), BODY.end()));
         }
+        if self.pace.is_some_and(|pace| pace.0 == 0) {
+            return Err("pace = 0 sends nothing; write it like \"2G\"".into());
+        }
         let burst = self.burst()?;
         let (num, den) = match (self.rate, self.every) {
             (Some(Rate::Max), None) if (self.burst, self.scan, self.pause) == (None, None, None) => {
@@ -173,7 +180,15 @@ impl Profile {
             }
             _ => return Err("scan and pause need each other; give both or none".into()),
         };
-        Ok(Schedule::Steps { burst, num, den, scan })
+        let schedule = Schedule::Steps { burst, num, den, scan };
+        let needed = schedule.per_second().unwrap_or(0.0) * message as f64 * 8.0;
+        match self.pace {
+            Some(Bits(pace)) if (pace as f64) * f64::from(self.connections) < needed => Err(format!(
+                "pace = {pace} is less than the {:.0} bits a second that each connection has to send",
+                needed / f64::from(self.connections)
+            )),
+            _ => Ok(schedule),
+        }
     }
 
     fn burst(&self) -> Result<u64, String> {

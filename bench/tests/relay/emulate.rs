@@ -29,7 +29,8 @@ fn carried(carrier: Carrier) {
             assert!(!run.end.partial, "{family:?}: {:?}", run.end.error);
             assert_eq!(run.end.sum_sent.packets, 400, "{family:?}");
             if carrier == Carrier::Udp {
-                assert!(all.lost_percent < 5.0, "{family:?}: {all:?}");
+                // How many a busy machine loses is its own; that all are accounted for is the emulator's.
+                assert!(all.packets > 0 && all.packets + all.lost_packets == 400, "{family:?}: {all:?}");
             } else {
                 assert_eq!((all.packets, all.bytes, all.lost_packets), (400, 1_600_000, 0), "{family:?}");
             }

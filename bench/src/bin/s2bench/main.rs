@@ -31,7 +31,7 @@ enum Command {
     /// Serves streams, as a producer's application does.
     Source(stream::SourceArgs),
     /// Opens connections and orders bytes, as a consumer's application does.
-    Sink(stream::SinkArgs),
+    Sink(Box<stream::SinkArgs>),
     /// Lists the instruments that a sink can have emulated.
     Profiles(stream::ProfilesArgs),
     /// Shows the relay at work: two gateways, real programs on both sides, every result in a table.
@@ -174,7 +174,7 @@ fn main() -> ExitCode {
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
         Command::Source(args) => stream::source(&args),
-        Command::Sink(args) => stream::sink(args),
+        Command::Sink(args) => stream::sink(*args),
         Command::Profiles(args) => stream::profiles(&args),
         Command::Demo(args) => run_demo(&args),
         Command::Conformance(args) => conform(&args),
@@ -268,7 +268,10 @@ fn hold(args: &TopologyArgs) -> anyhow::Result<ExitCode> {
         Place::CONSUMER_GATEWAY.ip(Family::V4),
         Place::CONSUMER_GATEWAY.ip(Family::V6)
     );
-    runtime()?.block_on(async { anyhow::Ok(stopped(None)?.await) })?;
+    runtime()?.block_on(async {
+        stopped(None)?.await;
+        anyhow::Ok(())
+    })?;
     for gateway in [&mut relay.consumer_gateway, &mut relay.producer_gateway] {
         let status = gateway.stop()?;
         if !status.success() {

@@ -120,7 +120,7 @@ struct EmulateArgs {
     /// Silence that counts as a stall, instead of the profile's.
     #[arg(long, requires = "profile", value_name = "TIME")]
     stall: Option<Time>,
-    /// Buffers of the sockets at both ends; the system's choice when not given.
+    /// Buffers of the sockets, over TCP at both ends, else here; the system's choice when not given.
     #[arg(long, requires = "profile", value_parser = size::parse, value_name = "SIZE")]
     socket_buffer: Option<u64>,
     /// Takes the clocks of source and sink for different ones even where both seem to run on one machine: restored from one
@@ -230,6 +230,10 @@ fn emulate(name: &str, args: &SinkArgs) -> anyhow::Result<ExitCode> {
         duration: more.duration,
         datagram: args.datagram,
     };
+    let standard = Some(Path::new("-"));
+    if args.json.as_deref() == standard && more.json_stream.as_deref() == standard {
+        bail!("--json and --json-stream would both print to standard output; give one of them a file");
+    }
     let profile = profile::named(name, more.profiles.as_deref())?.changed(&changes);
     profile.schedule().map_err(|why| anyhow::anyhow!("profile {name} as changed here: {why}"))?;
     let seconds = profile.duration.0.as_secs_f64().ceil() as u64;
@@ -257,7 +261,10 @@ fn emulate(name: &str, args: &SinkArgs) -> anyhow::Result<ExitCode> {
     })?;
     bar.finish_and_clear();
     Lines::tell(&mut lines, "end", &run.end);
-    told(&run, args.json.as_deref())?;
+    // Among events, text would be in the way.
+    if args.json.is_some() || more.json_stream.as_deref() != standard {
+        told(&run, args.json.as_deref())?;
+    }
     if let Some(e) = lines.and_then(|l| l.failed) {
         bail!("cannot write the events: {e}; is the disk full?");
     }
@@ -321,7 +328,10 @@ fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(first);
         set.store(true, Ordering::Relaxed);
-        let second = async { anyhow::Ok(stopped(None)?.await) };
+        let second = async {
+            stopped(None)?.await;
+            anyhow::Ok(())
+        };
         if runtime.block_on(second).is_ok() {
             // Whoever asks twice does not want to wait for a result.
             std::process::exit(130);

@@ -60,6 +60,12 @@ fn what_cannot_be_is_refused_with_its_place_and_a_mend() {
         ("message = 1000\nrate = \"1/s\"\nburst = 2\nscan = 3\npause = \"1s\"", "t.toml:2", "whole"),
         ("message = 1000\nrate = \"1/s\"\nconnections = 0", "t.toml:2", "connections must be"),
         ("message = 1000\nrate = \"1/s\"\ndatagram = 10", "t.toml:2", "datagram must be"),
+        (
+            "message = 1000\nrate = \"1000/s\"\npace = \"7M\"",
+            "t.toml:2",
+            "pace = 7000000 is less than the 8000000",
+        ),
+        ("message = 1000\nrate = \"1/s\"\npace = 0", "t.toml:2", "pace = 0 sends nothing"),
         ("message = 1000\nrate = ", "t.toml:4", ""),
     ] {
         let file = format!("# A comment.\n[x]\n{text}");

@@ -10,6 +10,8 @@ use crate::result::{Cpu, Distribution, End, Interval, Run, Start, Sums, histogra
 
 /// Share of a processor from which on a thread counts as saturated.
 const SATURATED: f64 = 0.9;
+/// Share of the time that a thread may wait for a processor.
+const WAITED: f64 = 0.01;
 /// Percent of the messages that may be sent late by the source's own fault.
 const OWN_LATE: f64 = 1.0;
 
@@ -98,6 +100,10 @@ impl Collector {
         end.send_lag = Distribution::of(&lag, 0);
         (end.stalls, end.stall_count, end.stall_seconds) = (stalls.longest, stalls.count, stalls.seconds);
         end.sum_received = sum(&end.streams);
+        if end.delay.count > 0 {
+            (end.sum_received.delay_p50, end.sum_received.delay_p99) =
+                (Some(end.delay.p50), Some(end.delay.p99));
+        }
         let closings: Vec<_> = ended.values().filter_map(|e| e.closing.as_ref()).collect();
         end.sum_sent = sent(&closings);
         end.unsent = closings.iter().map(|c| c.unsent).sum();
@@ -179,14 +185,22 @@ fn sent(closings: &[&Closing]) -> Sums {
 
 /// What the reader has to know, and whether an end was the limit.
 fn judge(end: &mut End, start: &Start, ended: &BTreeMap<u32, Ended>) {
-    let limit = |out: &mut Vec<String>, who: &str, busy: f64| {
-        if busy > SATURATED {
-            out.push(format!("{who}: a thread took {:.0} % of a processor", busy * 100.0));
-        }
-    };
     let closings = || ended.values().filter_map(|e| e.closing.as_ref());
-    limit(&mut end.limited_by, "source", closings().map(|c| c.busy).fold(0.0, f64::max));
-    limit(&mut end.limited_by, "sink", ended.values().map(|e| e.busy).fold(0.0, f64::max));
+    let most = |shares: &mut dyn Iterator<Item = f64>| shares.fold(0.0, f64::max);
+    for (who, busy, waited) in [
+        ("source", most(&mut closings().map(|c| c.busy)), most(&mut closings().map(|c| c.waited))),
+        ("sink", most(&mut ended.values().map(|e| e.busy)), most(&mut ended.values().map(|e| e.waited))),
+    ] {
+        if busy > SATURATED {
+            end.limited_by.push(format!("{who}: a thread took {:.0} % of a processor", busy * 100.0));
+        }
+        if waited > WAITED {
+            end.limited_by.push(format!(
+                "{who}: a thread waited for a processor {:.1} % of the time: too few, or others are busy on them",
+                waited * 100.0
+            ));
+        }
+    }
     let late = percent(closings().map(|c| c.own_late).sum(), end.sum_sent.packets);
     if late > OWN_LATE {
         end.limited_by.push(format!(
@@ -197,6 +211,11 @@ fn judge(end: &mut End, start: &Start, ended: &BTreeMap<u32, Ended>) {
     if overflowed > 0 {
         end.limited_by.push(format!(
             "sink: {overflowed} datagrams found its receive buffer full; give --socket-buffer, or fewer"
+        ));
+    }
+    if let (Some(granted), Some(asked)) = (ended.values().find_map(|e| e.granted), start.socket_buffer) {
+        end.warnings.push(format!(
+            "the kernel gave {granted} of the {asked} bytes of --socket-buffer; raise net.core.rmem_max and wmem_max"
         ));
     }
     if end.unsent > 0 {

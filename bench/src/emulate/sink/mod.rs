@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use self::collect::Collector;
-use super::clock::{Clock, boot_id, process_cpu, thread_cpu};
+use super::clock::{Clock, boot_id, process_cpu, thread_cpu, thread_waited};
 use super::order::{Begin, Closing, MAGIC, MOST, Order, VERSION};
 use super::profile::Profile;
 use super::tally::{Found, Piece, Rules, Tally};
@@ -70,11 +70,14 @@ struct Ended {
     found: Option<Found>,
     closing: Option<Closing>,
     error: Option<String>,
-    /// Share of a processor that the thread took.
+    /// Share of a processor that the thread took, and of the time that it waited for one.
     busy: f64,
+    waited: f64,
     clock_step: Option<i64>,
     /// UDP: datagrams that found the socket's buffer full.
     overflowed: u64,
+    /// Bytes of the receive buffer, when the kernel gave less than was asked for.
+    granted: Option<usize>,
 }
 
 /// A connection's own part.
@@ -192,8 +195,16 @@ impl Connection {
 
     /// The whole life of a connection.
     fn run(self) {
-        let mut ended =
-            Ended { found: None, closing: None, error: None, busy: 0.0, clock_step: None, overflowed: 0 };
+        let mut ended = Ended {
+            found: None,
+            closing: None,
+            error: None,
+            busy: 0.0,
+            waited: 0.0,
+            clock_step: None,
+            overflowed: 0,
+            granted: None,
+        };
         let result = match self.sink.carrier {
             Carrier::Tcp => tcp::fetch(&self, &mut ended),
             Carrier::Udp => udp::fetch(&self, &mut ended),
@@ -201,6 +212,10 @@ impl Connection {
         };
         if let Err(e) = result {
             ended.error = Some(format!("connection {}: {e:#}", self.number));
+            if ended.found.is_none() {
+                // The source waits for all connections: without this one the others would wait for nothing.
+                self.stop.store(true, Ordering::Relaxed);
+            }
         }
         // Nobody listens when the sink is being taken down.
         let _ = self.events.send(Event::Ended(self.number, Box::new(ended)));
@@ -217,7 +232,8 @@ impl Connection {
         let zero = if begin.same_clock { begin.at } else { now + begin.lead };
         let rules = Rules { same_clock: begin.same_clock, ..self.rules };
         let _ = self.events.send(Event::Begun { same_clock: begin.same_clock });
-        Counting { connection: self, clock, tally: Tally::new(rules, zero), began: now, cpu: thread_cpu() }
+        let (cpu, waited) = (thread_cpu(), thread_waited());
+        Counting { connection: self, clock, tally: Tally::new(rules, zero), began: now, cpu, waited }
     }
 }
 
@@ -228,6 +244,7 @@ struct Counting<'c> {
     tally: Tally,
     began: u64,
     cpu: u64,
+    waited: u64,
 }
 
 impl Counting<'_> {
@@ -250,6 +267,7 @@ impl Counting<'_> {
         let now = self.clock.now();
         let elapsed = now.saturating_sub(self.began).max(1);
         ended.busy = (thread_cpu() - self.cpu) as f64 / elapsed as f64;
+        ended.waited = thread_waited().saturating_sub(self.waited) as f64 / elapsed as f64;
         ended.clock_step = self.clock.step();
         ended.found = Some(self.tally.finish(closing.as_ref().map(|c| c.messages), now));
         ended.closing = closing;

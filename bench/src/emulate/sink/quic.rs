@@ -19,7 +19,7 @@ const READ: usize = 256 * 1024;
 pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let endpoint = open(connection)?;
+        let endpoint = open(connection, ended)?;
         let result = carry(connection, &endpoint, ended).await;
         endpoint.close(VarInt::from_u32(0), b"done");
         // So that the source hears of it.
@@ -28,7 +28,7 @@ pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Resul
     })
 }
 
-fn open(connection: &Connection) -> anyhow::Result<Endpoint> {
+fn open(connection: &Connection, ended: &mut Ended) -> anyhow::Result<Endpoint> {
     let any = if connection.sink.to.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -37,7 +37,7 @@ fn open(connection: &Connection) -> anyhow::Result<Endpoint> {
     let local = connection.sink.local.unwrap_or(any);
     let socket = UdpSocket::bind(SocketAddr::new(local, 0))
         .with_context(|| format!("cannot use the address {local}"))?;
-    super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
+    ended.granted = super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
     Ok(Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?)
 }
 

@@ -16,7 +16,7 @@ const READ: usize = 256 * 1024;
 
 /// Carries one connection's order out. What it found is in `ended` even when it fails.
 pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Result<()> {
-    let Some(mut stream) = connect(connection.sink.to, connection)? else { return Ok(()) };
+    let Some(mut stream) = connect(connection.sink.to, connection, ended)? else { return Ok(()) };
     stream.write_all(&framed(&connection.order)?)?;
     let begin = match answer(&mut stream, connection)? {
         Some(Answer::Start(begin)) => begin,
@@ -51,7 +51,7 @@ pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Resul
 }
 
 /// None when the sink is stopped before.
-fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<Option<TcpStream>> {
+fn connect(to: SocketAddr, connection: &Connection, ended: &mut Ended) -> anyhow::Result<Option<TcpStream>> {
     let what =
         || format!("cannot connect to {to} over tcp; is `s2bench source --proto tcp` listening behind it?");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -60,7 +60,7 @@ fn connect(to: SocketAddr, connection: &Connection) -> anyhow::Result<Option<Tcp
         let socket =
             if to.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
         // Before connecting: the window's scale is agreed on then (RFC 7323, section 2.2).
-        super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
+        ended.granted = super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
         if let Some(local) = connection.sink.local {
             socket
                 .bind(SocketAddr::new(local, 0))

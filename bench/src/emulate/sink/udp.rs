@@ -28,7 +28,7 @@ const MOST_CLOSING: usize = 1 << 20;
 
 /// Carries one connection's order out. What it found is in `ended` even when it fails.
 pub(super) fn fetch(connection: &Connection, ended: &mut Ended) -> anyhow::Result<()> {
-    let mut socket = Socket::open(connection)?;
+    let mut socket = Socket::open(connection, ended)?;
     let Some(begin) = ask(&mut socket, connection)? else { return Ok(()) };
     let mut counting = connection.begin(&begin);
     let part = usize::from(connection.sink.profile.datagram);
@@ -159,13 +159,13 @@ struct Socket {
 }
 
 impl Socket {
-    fn open(connection: &Connection) -> anyhow::Result<Socket> {
+    fn open(connection: &Connection, ended: &mut Ended) -> anyhow::Result<Socket> {
         let to = connection.sink.to;
         let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let local = connection.sink.local.unwrap_or(any);
         let socket = UdpSocket::bind(SocketAddr::new(local, 0))
             .with_context(|| format!("cannot use the address {local}"))?;
-        super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
+        ended.granted = super::super::socket::set_buffers(&socket, connection.sink.socket_buffer)?;
         socket.connect(to).with_context(|| format!("cannot reach {to}"))?;
         socket.set_read_timeout(Some(LOOK))?;
         let size = HEAD + usize::from(connection.sink.profile.datagram).max(2048);

@@ -12,14 +12,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 
+use super::super::clock::Clock;
 use super::super::datagram::{HEAD, Head, Kind};
 use super::super::message::HEADER;
 use super::super::order::{Answer, Order};
 use super::super::pace::{Outgoing, Outlet};
 use super::{Runs, lock};
 
-/// Datagrams handed to the kernel at once.
+/// Datagrams handed to the kernel at once, and when they have a pace.
 const BATCH: usize = 64;
+const PACED: usize = 16;
 /// A sink that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a full socket may stay full, in milliseconds.
@@ -119,7 +121,6 @@ fn serve(
     runs: &Runs,
     session: &Session,
 ) -> io::Result<u64> {
-    super::super::socket::set_buffers(socket, order.socket_buffer)?;
     let joined = runs.join(order);
     let answer = match &joined {
         Ok(joined) => joined.answer(),
@@ -140,6 +141,7 @@ fn serve(
         part: order.profile.datagram.into(),
         session,
         headers: MultiHeaders::preallocate(BATCH, None),
+        pace: order.profile.pace.map(|pace| Pace { bits: pace.0, clock: Clock::new(true), next: 0 }),
     };
     let closing = joined.send(&mut outlet)?;
     let text = serde_json::to_vec(&closing)?;
@@ -164,12 +166,33 @@ struct Udp<'s> {
     part: usize,
     session: &'s Session,
     headers: MultiHeaders<SockaddrStorage>,
+    pace: Option<Pace>,
+}
+
+/// Keeps datagrams apart.
+struct Pace {
+    /// A second.
+    bits: u64,
+    clock: Clock,
+    /// When the next may leave.
+    next: u64,
+}
+
+impl Pace {
+    /// Waits for the turn of the next `bytes`. Time that was lost within a message is made up for; time before it is not.
+    fn wait(&mut self, bytes: usize, first: bool) {
+        let now = self.clock.now();
+        if first {
+            self.next = self.next.max(now);
+        }
+        self.clock.sleep_until(self.next);
+        self.next += (bytes as u128 * 8_000_000_000 / u128::from(self.bits)) as u64;
+    }
 }
 
 impl Udp<'_> {
     /// Sends what fits into one call and returns how many that were; none when the socket is full.
     fn call(&mut self, datagrams: &[[IoSlice<'_>; 3]]) -> io::Result<Option<usize>> {
-        let datagrams = &datagrams[..datagrams.len().min(BATCH)];
         let addresses = vec![Some(self.to); datagrams.len()];
         let none: [ControlMessage<'_>; 0] = [];
         let sent = sendmmsg(
@@ -201,7 +224,13 @@ impl Outlet for Udp<'_> {
             .collect();
         let (mut at, mut full) = (0, false);
         while at < datagrams.len() {
-            match self.call(&datagrams[at..])? {
+            let most = if self.pace.is_some() { PACED } else { BATCH };
+            let next = &datagrams[at..datagrams.len().min(at + most)];
+            if let Some(pace) = &mut self.pace {
+                pace.wait(next.iter().map(|[_, a, b]| a.len() + b.len()).sum(), at == 0);
+                full |= at > 0;
+            }
+            match self.call(next)? {
                 Some(sent) => at += sent,
                 None => {
                     full = true;
