@@ -113,10 +113,13 @@ fn dropped(direction: &DirectionReport, reason: &str) -> u64 {
 #[test]
 fn nothing_comes_before_its_time() {
     private(|| {
-        let mut bed = Bed::link(&["--delay", "20ms"]);
+        let mut bed = Bed::link(&["--delay", "20ms", "--interval", "100ms"]);
         let (came, least) = bed.ping(0, &["-c", "5", "-i", "0.2"]);
         assert_eq!(came, 5);
         assert!(least >= 40.0, "a round trip of {least} ms over 20 ms each way");
+        let said = bed.process.as_ref().unwrap().output().unwrap().stderr;
+        let told = |l: &&str| l.contains("link-1 a_to_b: in ") && !l.contains("out 0.000 Mbit/s");
+        assert!(said.lines().any(|l| told(&l)), "{said}");
         let report = bed.stop();
         let link = &report.links[0];
         assert!(link.a_to_b.received >= 5 && link.b_to_a.received >= 5, "{report:?}");

@@ -1,9 +1,11 @@
 //! The WAN on its devices: a loop that takes what came, and sends what is due.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 use forwarder::config::Idle;
 use forwarder::io::{Burst, PacketBuf, PacketIo, PortIndex, TX_BATCH, TxBatch};
-use forwarder::sync::StopFlag;
+use forwarder::sync::{Counter, StopFlag};
 use forwarder::worker::{self, Clock};
 use hdrhistogram::Histogram;
 
@@ -47,6 +49,42 @@ pub struct Lane<B> {
     notes: ArrayVec<(u64, u64), TX_BATCH>,
     /// What was sent, and between when.
     pub sent: Sent,
+    live: Arc<Live>,
+}
+
+/// A lane's figures for those who look on while it carries; written by its worker, at most a turn old.
+#[derive(Debug, Default)]
+pub struct Live {
+    received_bytes: Counter,
+    sent_bytes: Counter,
+    held: Counter,
+    dropped: Counter,
+}
+
+/// What [`Live`] said at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// Bytes that came, from the Ethernet header on.
+    pub received_bytes: u64,
+    /// Bytes that left.
+    pub sent_bytes: u64,
+    /// Packets under way.
+    pub held: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+}
+
+impl Live {
+    /// A look at it.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            received_bytes: self.received_bytes.get(),
+            sent_bytes: self.sent_bytes.get(),
+            held: self.held.get(),
+            dropped: self.dropped.get(),
+        }
+    }
 }
 
 /// What a lane gave to its device.
@@ -67,13 +105,27 @@ impl<B: PacketBuf> Lane<B> {
     #[must_use]
     pub fn new(direction: Direction<B>, from: PortIndex, to: PortIndex) -> Lane<B> {
         let sent = Sent { packets: 0, bytes: 0, lag: histogram(), span: None };
-        Lane { direction, from, to, out: TxBatch::new(), notes: ArrayVec::new(), sent }
+        Lane { direction, from, to, out: TxBatch::new(), notes: ArrayVec::new(), sent, live: Arc::default() }
     }
 
     /// Packets in it, those included that wait for the device.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.direction.held() + self.out.len() as u64
+    }
+
+    /// Its figures for others.
+    #[must_use]
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+
+    fn show(&self) {
+        let counts = self.direction.counts();
+        self.live.received_bytes.set(counts.received_bytes);
+        self.live.sent_bytes.set(self.sent.bytes);
+        self.live.held.set(self.held());
+        self.live.dropped.set(counts.dropped.iter().sum());
     }
 
     /// Sends what is due. Returns how many packets left.
@@ -159,7 +211,11 @@ impl<IO: PacketIo, C: Clock> Element<IO, C> {
                     lane.direction.offer(packet, now, |packet| copy(io, packet));
                 }
             }
-            moved += came + lane.send(io, clock);
+            let went = lane.send(io, clock);
+            if came + went > 0 {
+                lane.show();
+            }
+            moved += came + went;
         }
         moved
     }
@@ -255,6 +311,8 @@ mod tests {
         assert_eq!((far.take_all(1), far.take_all(0)), (vec![frames[0].to_vec()], vec![frames[1].to_vec()]));
         let [there, back] = reports(&element);
         assert_eq!((there.sent, there.sent_bytes, back.sent, back.held), (1, 60, 1, 0));
+        let seen = element.lanes()[0].live().glance();
+        assert_eq!(seen, Glance { received_bytes: 60, sent_bytes: 60, held: 0, dropped: 0 });
     }
 
     #[test]

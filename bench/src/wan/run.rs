@@ -16,7 +16,7 @@ use forwarder::sync::StopFlag;
 
 use super::config::Config;
 use super::direction::Direction;
-use super::element::{Element, Lane};
+use super::element::{Element, Glance, Lane, Live};
 use super::report::{DirectionReport, LinkReport, Report};
 use crate::topology::cores;
 
@@ -36,6 +36,8 @@ pub struct Running {
     ports: Vec<Arc<Port>>,
     began: Instant,
     cores: Vec<usize>,
+    /// Of every direction, by its number.
+    live: Vec<Arc<Live>>,
 }
 
 /// A worker's lanes, each with the number of its direction, when it has ended.
@@ -97,6 +99,7 @@ impl Running {
             ports,
             began: Instant::now(),
             cores: chosen,
+            live: vec![Arc::default(); 2 * config.links.len()],
             config,
         };
         running.spawn(&eal, &pool, queues, &mtus)?;
@@ -131,7 +134,9 @@ impl Running {
                     let mtu = shape.mtu.unwrap_or(carried).min(carried);
                     let path = 2 * number + way;
                     let direction = Direction::new(shape, self.config.seed, path as u64, mtu);
-                    lanes.push((path, Lane::new(direction, from as PortIndex, to as PortIndex)));
+                    let lane = Lane::new(direction, from as PortIndex, to as PortIndex);
+                    self.live[path] = lane.live();
+                    lanes.push((path, lane));
                 }
             }
             // Ports of other workers stand for one of ours: nobody asks for them.
@@ -165,6 +170,12 @@ impl Running {
     #[must_use]
     pub fn cores(&self) -> &[usize] {
         &self.cores[..self.workers.len()]
+    }
+
+    /// A look at every direction, in the order of the links: from a to b, then from b to a.
+    #[must_use]
+    pub fn glance(&self) -> Vec<Glance> {
+        self.live.iter().map(|live| live.glance()).collect()
     }
 
     /// What it does.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bench::wan::config::{Config, Resting};
+use bench::wan::config::{Config, DIRECTIONS, Resting};
 use bench::wan::netem::{Applied, Plan};
 use bench::wan::preset::Preset;
 use bench::wan::run::Running;
@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Ends by itself after so long; without it, SIGTERM or SIGINT ends it.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     duration: Option<Duration>,
+    /// Tells that often on standard error what passes.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", conflicts_with_all = ["netem", "verify"])]
+    interval: Option<Duration>,
     /// Writes what became of the packets as JSON, to a file or (-) to standard output.
     #[arg(long, num_args = 0..=1, default_missing_value = "-", value_name = "FILE")]
     json: Option<PathBuf>,
@@ -104,8 +107,39 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let cores = running.cores().iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     eprintln!("s2bench wan: worker on core {cores}, seed {}: ready", running.config().seed);
-    signals.wait(args.duration)?;
+    watch(&running, &signals, args)?;
     tell(&running.stop()?, args.json.as_deref())
+}
+
+/// Waits for the end, and tells from time to time what passes.
+fn watch(running: &Running, signals: &Signals, args: &Args) -> Result<()> {
+    let Some(interval) = args.interval.filter(|i| !i.is_zero()) else {
+        return signals.wait(args.duration).map(drop);
+    };
+    let end = args.duration.map(|duration| Instant::now() + duration);
+    let (mut before, mut since) = (running.glance(), Instant::now());
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero())
+            || signals.wait(Some(left.unwrap_or(interval).min(interval)))?
+        {
+            return Ok(());
+        }
+        let (now, seconds) = (running.glance(), since.elapsed().as_secs_f64());
+        since = Instant::now();
+        let ways = running.config().links.iter().flat_map(|link| DIRECTIONS.map(|way| (&link.name, way)));
+        for ((name, way), (now, before)) in ways.zip(now.iter().zip(&before)) {
+            let mbits = |now: u64, before: u64| (now - before) as f64 * 8.0 / seconds / 1e6;
+            eprintln!(
+                "s2bench wan: {name} {way}: in {:.3} Mbit/s, out {:.3} Mbit/s, held {}, dropped {}",
+                mbits(now.received_bytes, before.received_bytes),
+                mbits(now.sent_bytes, before.sent_bytes),
+                now.held,
+                now.dropped - before.dropped
+            );
+        }
+        before = now;
+    }
 }
 
 fn netem(args: &Args, config: &Config) -> Result<ExitCode> {
@@ -158,13 +192,13 @@ impl Signals {
         Ok(Signals(SignalFd::new(&set).context("signals cannot be waited for")?))
     }
 
-    /// Waits for one, or for the end of `limit`.
-    fn wait(&self, limit: Option<Duration>) -> Result<()> {
+    /// Waits for one, or for the end of `limit`. True when one came.
+    fn wait(&self, limit: Option<Duration>) -> Result<bool> {
         let end = limit.map(|limit| Instant::now() + limit);
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return Ok(());
+                return Ok(false);
             }
             // Up, so that it does not wake before the end; an hour at a time, which poll can count.
             let ms = left.map_or(3_600_000, |left| left.as_micros().div_ceil(1000).min(3_600_000) as i32);
@@ -172,7 +206,7 @@ impl Signals {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, timeout) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
                 Err(e) => return Err(e).context("signals cannot be waited for"),
             }
         }
