@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -66,6 +66,7 @@ enum Event {
 }
 
 /// What is left of a connection.
+#[derive(Default)]
 struct Ended {
     found: Option<Found>,
     closing: Option<Closing>,
@@ -111,7 +112,10 @@ impl Sink {
         if threads.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
-        collect(&happened, &mut collector, &mut progress);
+        // Until the last connection has ended.
+        for event in happened {
+            collector.take(event, &mut progress);
+        }
         for thread in threads? {
             thread.join().map_err(|_| anyhow!("a connection's thread failed"))?;
         }
@@ -138,17 +142,6 @@ impl Sink {
             same_clock: false,
             socket_buffer: self.socket_buffer,
         })
-    }
-}
-
-/// Puts together what the connections tell, until the last has ended.
-fn collect(happened: &Receiver<Event>, collector: &mut Collector, progress: &mut impl FnMut(Progress<'_>)) {
-    loop {
-        match happened.recv_timeout(LOOK) {
-            Ok(event) => collector.take(event, progress),
-            Err(RecvTimeoutError::Timeout) => (),
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
     }
 }
 
@@ -195,16 +188,7 @@ impl Connection {
 
     /// The whole life of a connection.
     fn run(self) {
-        let mut ended = Ended {
-            found: None,
-            closing: None,
-            error: None,
-            busy: 0.0,
-            waited: 0.0,
-            clock_step: None,
-            overflowed: 0,
-            granted: None,
-        };
+        let mut ended = Ended::default();
         let result = match self.sink.carrier {
             Carrier::Tcp => tcp::fetch(&self, &mut ended),
             Carrier::Udp => udp::fetch(&self, &mut ended),
