@@ -84,7 +84,7 @@ fn a_comparison_has_every_plot_and_every_approach() {
         "not_for_us 18,000",
         "cannot carry udp",
         "AMD EPYC 7313P",
-        "6 to 16 Gbit/s",
+        "evaluation on FABRIC, 2022",
         "Mathis",
         ">projected<",
         ">published<",
