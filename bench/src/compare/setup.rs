@@ -260,7 +260,8 @@ impl Gate {
         format!(
             "{load}daemon off;\nmaster_process off;\nerror_log stderr error;\npid {dir}/nginx.pid;\n\
              events {{\n  worker_connections 4096;\n}}\n\
-             stream {{\n  access_log off;\n  proxy_buffer_size {BUFFER};\n  proxy_connect_timeout 10s;\n  proxy_timeout 1h;\n{only}  \
+             stream {{\n  access_log off;\n  proxy_buffer_size {BUFFER};\n  proxy_connect_timeout 10s;\n  \
+             proxy_timeout 1h;\n{only}  \
              server {{\n    listen {}{protocol};\n    proxy_pass {};\n  }}\n}}\n",
             self.listen(),
             self.target(),
