@@ -66,6 +66,13 @@ impl Approach {
         }
     }
 
+    /// Whether its threads take so much of their core without traffic that they cannot have a priority under SCHED_FIFO: they
+    /// would starve the kernel's threads, and the kernel would stop them for 50 ms of each second.
+    #[must_use]
+    pub fn never_rests(self) -> bool {
+        self == Approach::Naive || self.s2ds().is_some_and(|(_, idle)| idle == "poll")
+    }
+
     /// Whether the kernel does it all, so that no process has its processor time.
     #[must_use]
     pub fn is_kernel(self) -> bool {

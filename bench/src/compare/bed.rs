@@ -36,11 +36,16 @@ pub struct Ground {
     pub mtu: u16,
     /// Cores of the consumer's gateway and of the producer's; the WAN has the latter.
     pub cores: [usize; 2],
-    /// Priority of source and sink under SCHED_FIFO; 0 leaves them to the scheduler.
+    /// Priority of source and sink under SCHED_FIFO, 2 or more; what relays, and the WAN, have one less. 0 leaves all to the scheduler.
     pub priority: u8,
 }
 
 impl Ground {
+    /// Priority of what relays, for `chrt`.
+    fn relay_priority(&self) -> Option<String> {
+        (self.priority > 1).then(|| (self.priority - 1).to_string())
+    }
+
     /// A gateway.
     fn gate(&self, side: Side, carrier: Carrier, dir: String) -> Gate {
         let core = self.cores[usize::from(side == Side::Producer)];
@@ -56,10 +61,18 @@ impl Ground {
             0 => "source and sink: no priority".to_owned(),
             n => format!("source and sink: chrt -f {n} (SCHED_FIFO)"),
         };
+        let relays = match self.relay_priority() {
+            _ if approach.never_rests() => {
+                "relay: no priority, since a thread that never rests would starve the kernel's".to_owned()
+            }
+            Some(n) => format!("relay: chrt -f {n} (SCHED_FIFO)"),
+            None => "relay: no priority".to_owned(),
+        };
         let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
         let mut all = vec![
             format!("cores: consumer-gateway {near}, producer-gateway {far}, WAN {far}, source and sink any"),
             ends,
+            relays,
             format!("links: veth, MTU {}, offloads off at both ends", self.mtu),
             format!("net/ipv4/tcp_congestion_control = {}", congestion.trim()),
         ];
@@ -139,7 +152,23 @@ impl Bed {
             (start(Side::Consumer, near), far.join())
         });
         let far = far.map_err(|_| anyhow!("internal: the thread that started a gateway panicked"))?;
-        Ok(Bed { nodes: [near?, far?], wan, consumer, producer, ground: ground.clone(), approach, carrier })
+        let bed =
+            Bed { nodes: [near?, far?], wan, consumer, producer, ground: ground.clone(), approach, carrier };
+        bed.prefer()?;
+        Ok(bed)
+    }
+
+    /// Gives all threads of what is between the ends the priority of [`Ground::relay_priority`].
+    fn prefer(&self) -> Result<()> {
+        let wan = self.wan.iter().map(|(process, _)| (process, true));
+        let nodes = self.nodes.iter().filter_map(|n| Some((n.process()?, !self.approach.never_rests())));
+        for (process, rests) in nodes.chain(wan) {
+            if let (Some(priority), true) = (self.ground.relay_priority(), rests) {
+                let args = ["--all-tasks", "--fifo", "--pid", &priority, &process.pid().to_string()];
+                self.consumer.output("chrt", &args, READY)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the sink connects to.

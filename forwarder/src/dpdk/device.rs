@@ -298,9 +298,7 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
     Ok(match &settings.device {
         Device::Pci(address) => Place { bus: "pci", name: address.clone(), args: String::new() },
         Device::AfPacket(interface) => vdev("net_af_packet", af_packet(interface, queues, settings.mtu)),
-        Device::AfXdp(interface) => {
-            vdev("net_af_xdp", format!("iface={interface},start_queue=0,queue_count={queues}"))
-        }
+        Device::AfXdp(interface) => vdev("net_af_xdp", af_xdp(interface, queues)),
         Device::Tap(name) => vdev("net_tap", format!("iface={name}")),
         Device::Memif(path) => {
             let role = if listens(path) { "client" } else { "server" };
@@ -360,6 +358,14 @@ fn af_packet(interface: &str, queues: u16, mtu: u16) -> String {
     let block = (1..=4).map(|n| n * frame).find(|b| b % PAGE == 0).unwrap_or(4 * frame);
     let count = (RING / block) * (block / frame);
     format!("iface={interface},qpairs={queues},blocksz={block},framesz={frame},framecnt={count}")
+}
+
+/// Arguments of net_af_xdp. Its preferred busy polling is a system call for each poll that finds nothing, which has a NIC's driver
+/// run on the worker's core. A virtual interface has no such driver: what it gets comes from the sender's core.
+fn af_xdp(interface: &str, queues: u16) -> String {
+    let hardware = Path::new("/sys/class/net").join(interface).join("device").exists();
+    let busy = if hardware { "" } else { ",busy_budget=0" };
+    format!("iface={interface},start_queue=0,queue_count={queues}{busy}")
 }
 
 /// The driver has told details on stderr.

@@ -64,8 +64,8 @@ pub(crate) struct Args {
     /// used when not given.
     #[arg(long, num_args = 1, value_parser = cores, value_name = "A,B")]
     cores: Option<[usize; 2]>,
-    /// Priority of source and sink under SCHED_FIFO, where permitted, so that what is between is measured and not how long they
-    /// wait for a core; 0 for none.
+    /// Priority of source and sink under SCHED_FIFO, where permitted; what relays has one less. So the approaches are measured, and
+    /// not what else the machine does. 0 for none.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99), value_name = "N")]
     priority: u8,
     /// Prints how each approach would be set up, and runs nothing.
