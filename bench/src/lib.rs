@@ -1,8 +1,11 @@
 //! What moves traffic through the relay to try it and to measure it.
 //!
 //! [`topology`] builds networks in a box, [`stream`] holds the sources and sinks that stand for producer and consumer
-//! applications, [`demo`] shows the whole relay at work with both and with foreign programs, [`conformance`] holds it against
-//! the RFCs packet by packet, [`mod@core`] counts what a packet costs, and [`control`] how quick the control server is.
+//! applications, [`emulate`] has them behave as instruments do, by profiles and schedules, [`wan`] stands for the way between
+//! facilities, and [`pktgen`] for an instrument of packets. [`demo`] shows the whole relay at work, also with foreign programs,
+//! [`conformance`] holds it against the RFCs packet by packet, [`mod@core`] counts what a packet costs, [`control`] how quick the
+//! control server is, and [`compare`] sets the relay beside what else is used. [`result`] is what runs leave, with the [`host`]
+//! they ran on; [`report`] and [`live`] show it.
 #![forbid(unsafe_code)]
 
 pub mod compare;
