@@ -1,5 +1,6 @@
 //! The summary as tables.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::figure::{NOTHING, cell, count, rate, short, time};
@@ -145,11 +146,29 @@ fn stalls(row: &Row) -> String {
     }
 }
 
-/// What has to be known beside a row's figures: what limited it, warnings, why runs ended early.
+/// What has to be known beside a row's figures: what limited it, warnings, why runs ended early. Of what differs between rounds in
+/// its numbers alone, the one with the greatest first number stands for all.
 #[must_use]
 pub fn notes(row: &Row) -> Vec<String> {
-    let limits = row.limited_by.iter().map(|what| format!("limited: {what}"));
-    limits.chain(row.notes.iter().cloned()).collect()
+    let limits = greatest(&row.limited_by).into_iter().map(|what| format!("limited: {what}"));
+    limits.chain(greatest(&row.notes).into_iter().cloned()).collect()
+}
+
+fn greatest(texts: &BTreeSet<String>) -> Vec<&String> {
+    let numeric = |c: char| c.is_ascii_digit() || c == '.';
+    let first = |text: &str| {
+        let number = text.split(|c| !numeric(c)).find(|part| part.contains(|c: char| c.is_ascii_digit()));
+        number.and_then(|n| n.trim_matches('.').parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let mut kinds: BTreeMap<String, &String> = BTreeMap::new();
+    for text in texts {
+        let kind = text.replace(numeric, "");
+        let kept = kinds.entry(kind).or_insert(text);
+        if first(text) > first(kept) {
+            *kept = text;
+        }
+    }
+    kinds.into_values().collect()
 }
 
 /// What did not run.
@@ -200,5 +219,18 @@ impl fmt::Display for Summary {
             self.ahead.iter().try_for_each(|one| writeln!(f, "  {one}"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_texts_that_differ_in_numbers_the_greatest_stays() {
+        let texts =
+            ["sink: waited 9.5 % of the time", "sink: waited 10.1 % of the time", "source: took 95 %"];
+        let texts: BTreeSet<String> = texts.into_iter().map(str::to_owned).collect();
+        assert_eq!(greatest(&texts), ["sink: waited 10.1 % of the time", "source: took 95 %"]);
     }
 }
