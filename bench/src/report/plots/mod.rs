@@ -5,6 +5,7 @@
 mod bars;
 mod palette;
 mod pen;
+mod rows;
 mod scale;
 mod shares;
 mod strips;
