@@ -71,6 +71,6 @@ mod tests {
         let mut grid = Grid::new(&["name", ">n"]);
         grid.row(["a|b<i>\nc_d".to_owned(), "1".to_owned()]);
         assert_eq!(grid.markdown(), "| name | n |\n| --- | ---: |\n| a\\|b&lt;i&gt; c\\_d | 1 |\n");
-        assert!(grid.text().starts_with("NAME            N\n"), "{}", grid.text());
+        assert!(grid.text().starts_with("NAME         N\n"), "{}", grid.text());
     }
 }
