@@ -69,9 +69,8 @@ report: build ## make a page, a table and CSV of what `make bench` compared
 
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --features forwarder/hwloc --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p forwarder --no-default-features --all-targets --locked -- -D warnings
-	$(CARGO) clippy -p forwarder --features hwloc --lib --locked -- -D warnings
 	@scripts/check-unsafe.sh
 
 docs: ## build the API documentation into target/doc
