@@ -164,11 +164,6 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     /// Polls until stopped; then sends what is in hand and returns the queues, so that they end with the caller.
     pub fn run(mut self) -> IO {
         self.engine.populate();
-        if self.idle == Idle::Adaptive {
-            // The kernel lets sleeps last 50 us longer than asked unless told otherwise: more than twice a nap, and a delay to
-            // whatever comes then. Where it refuses, naps are longer, no more.
-            let _ = nix::sys::prctl::set_timerslack(1);
-        }
         let mut empty = 0u32;
         while !self.stop.stopped() {
             if self.turn() > 0 {
