@@ -1,8 +1,9 @@
 //! What the measured cycles mean for a NIC that is not here: cores for a line rate, with the driver's cost added.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::report::Series;
+use crate::result::Label;
 
 /// Bytes on the wire besides the IP packet: Ethernet header and FCS, preamble, and the gap between frames (IEEE 802.3).
 const WIRE: f64 = 18.0 + 8.0 + 12.0;
@@ -15,10 +16,10 @@ pub(super) const DRIVER_MOST: f64 = 111.0;
 pub const DRIVER_CYCLES: (f64, f64) = (DRIVER, DRIVER_MOST);
 
 /// A line of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Projected {
-    /// `projected`.
-    pub label: &'static str,
+    /// [`Label::Projected`].
+    pub label: Label,
     /// Line rate in Gbit/s, one direction.
     pub gbits: u32,
     /// Bytes of an IP packet.
@@ -45,7 +46,7 @@ pub(super) fn project(all: &[Series], tsc_hz: Option<u64>) -> Vec<Projected> {
             let pps = f64::from(gbits) * 1e9 / 8.0 / (f64::from(mtu) + WIRE);
             let cores = |driver: f64| pps * (relay_cycles + driver) / hz as f64;
             table.push(Projected {
-                label: "projected",
+                label: Label::Projected,
                 gbits,
                 mtu,
                 mpps: pps / 1e6,

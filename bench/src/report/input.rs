@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::core::Projected;
 use crate::result::Series;
 
 /// All that was read.
@@ -22,7 +23,7 @@ pub struct Input {
 pub struct Core {
     pub start: CoreStart,
     pub rows: Vec<CoreRow>,
-    pub projection: Vec<CoreProjection>,
+    pub projection: Vec<Projected>,
 }
 
 /// Where it was measured.
@@ -49,18 +50,6 @@ pub struct CoreRow {
     pub unit: String,
     /// A figure a round.
     pub figures: Vec<f64>,
-}
-
-/// A line of the projection.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[allow(missing_docs)]
-pub struct CoreProjection {
-    pub gbits: u32,
-    pub mtu: u32,
-    pub mpps: f64,
-    pub relay_cycles: f64,
-    pub cores: f64,
-    pub cores_most: f64,
 }
 
 impl Input {

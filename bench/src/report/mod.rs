@@ -20,7 +20,7 @@ pub use arithmetic::{Arithmetic, HEADERS, LARGEST_WINDOW, MATHIS};
 pub use figure::Figure;
 pub use goals::{Ahead, Judged, Verdict};
 pub use grid::Grid;
-pub use input::{Core, CoreProjection, CoreRow, CoreStart, Input};
+pub use input::{Core, CoreRow, CoreStart, Input};
 pub use markdown::markdown;
 pub use page::page;
 pub use sheet::{csv, json};
