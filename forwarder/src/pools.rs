@@ -80,12 +80,14 @@ pub(crate) fn settings(config: &Config, placement: &Placement) -> Vec<PoolSettin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpdk::EalOptions;
     use crate::topology::PortPlace;
 
     fn of(devices: &[&str], nodes: &[Option<i32>], workers: usize) -> Vec<PoolSettings> {
         let port = |(n, device): (usize, &&str)| {
             format!(
-                "[[port]]\nname = \"p{n}\"\ndevice = {device:?}\naddresses = [\"10.{n}.0.1/24\"]\nvlan = {n}1\n"
+                "[[port]]\nname = \"p{n}\"\ndevice = {device:?}\naddresses = [\"10.{n}.0.1/24\"]\nvlan = {}\n",
+                n + 1
             )
         };
         let text: String = devices.iter().enumerate().map(port).collect();
@@ -94,6 +96,20 @@ mod tests {
         let mut placement = Placement::on_cores(9, &cores, devices.len());
         placement.ports = nodes.iter().map(|node| PortPlace { node: *node, pool: *node }).collect();
         settings(&config, &placement)
+    }
+
+    #[test]
+    fn each_node_has_its_own_and_others_use_the_first() {
+        let main_core = crate::topology::Machine::here().unwrap().available().iter().next().unwrap();
+        let options = EalOptions { huge: false, memory_mb: 64, main_core, ..EalOptions::default() };
+        let eal = Eal::init(&options).unwrap();
+        let pool = |node: i32| PoolSettings { name: format!("n{node}"), count: 63, numa_node: Some(node) };
+        let pools = Pools::new(&eal, &[pool(1), pool(0)], 2048).unwrap();
+        let same = |a: Option<i32>, b: Option<i32>| Arc::ptr_eq(pools.on(a), pools.on(b));
+        assert!(!pools.is_one() && !same(Some(0), Some(1)));
+        assert!(same(None, Some(1)) && same(Some(7), Some(1)));
+        drop(pools);
+        assert!(Pools::new(&eal, &[pool(1)], 2048).unwrap().is_one());
     }
 
     #[test]
