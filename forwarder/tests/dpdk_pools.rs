@@ -3,15 +3,15 @@
 #![cfg(feature = "dpdk")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod dpdk_common;
-
 use std::time::{Duration, Instant};
 
 use forwarder::api::{Reply, Request};
 use forwarder::config::Config;
 use forwarder::server::Server;
 use forwarder::service::{Handler, Peer};
-use forwarder::topology::{Placement, PortPlace, WorkerPlace};
+use forwarder::topology::{Machine, Placement, PortPlace, WorkerPlace};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 #[test]
 fn a_forwarder_with_two_pools_runs_and_stops_clean() {
@@ -26,10 +26,15 @@ fn a_forwarder_with_two_pools_runs_and_stops_clean() {
             "[[port]]\nname = \"p{port}\"\ndevice = \"vdev:net_null{port}\"\naddresses = [\"10.{port}.0.1/24\"]\n"
         );
     }
-    let core = dpdk_common::options().main_core;
+    // Started on one core, as of a machine that isolates the others, with a worker on another where there is one.
+    let cores: Vec<usize> = Machine::here().unwrap().permitted().iter().collect();
+    let (main, core) = (cores[0], cores[cores.len() - 1]);
+    let mut only = CpuSet::new();
+    only.set(main).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &only).unwrap();
     let on = |node: i32| PortPlace { node: Some(node), pool: Some(node) };
     let placement = Placement {
-        main: core,
+        main,
         workers: vec![WorkerPlace { core, node: Some(1), pool: Some(1) }],
         ports: vec![on(0), on(1)],
         ..Placement::default()
@@ -48,5 +53,6 @@ fn a_forwarder_with_two_pools_runs_and_stops_clean() {
         assert!(Instant::now() < until, "{received:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+    assert_eq!(server.cores(), [core]);
     assert!(server.stop());
 }
