@@ -3,18 +3,19 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::capability::{Capabilities, Multicast, Setup};
-use super::device::{Attached, Fault, kernel_interface, sizes_frames_itself};
+use super::device::{Attached, Fault, give_mac, interface_runs, kernel_interface, sizes_frames_itself};
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
+use super::event::Event;
 use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
 use crate::api::Offload;
 use crate::config::Device;
-use crate::flow::Steering;
+use crate::flow::{Steering, toeplitz};
 use crate::io::PortIndex;
-use crate::wire::Tags;
+use crate::wire::{Mac, Tags};
 
 /// What a port is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,17 @@ pub struct Port {
     pool: Arc<Mempool>,
     settings: PortSettings,
     facts: Facts,
+    identity: Identity,
+}
+
+/// What others know a port by, and so has to be the same when its device comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// In neighbors' tables, and in the link-local address.
+    mac: [u8; 6],
+    /// Key of the hash that tells packets' workers.
+    key: [u8; toeplitz::KEY],
+    /// How packets come to their workers: source ports were chosen by it.
     steering: Steering,
 }
 
@@ -157,7 +169,25 @@ impl Port {
         pool: &Arc<Mempool>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
         match Attached::attach(eal, &settings) {
-            Ok(device) => Self::set_up(device, settings, pool, Vec::new()),
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), None),
+            Err(fault) => Err(fault.of(&settings)),
+        }
+    }
+
+    /// Opens a device that has come back, in place of the port that it was: with the same MAC address, which it is given when it has
+    /// another, and the same way to its workers.
+    ///
+    /// # Errors
+    /// As [`Port::open`]; and when it cannot be what it was.
+    pub fn reopen(
+        eal: &Arc<Eal>,
+        settings: PortSettings,
+        pool: &Arc<Mempool>,
+        identity: &Identity,
+    ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
+        let attached = give_mac(&settings, identity.mac).and_then(|()| Attached::attach(eal, &settings));
+        match attached {
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), Some(identity)),
             Err(fault) => Err(fault.of(&settings)),
         }
     }
@@ -174,7 +204,7 @@ impl Port {
     ) -> Result<RingPort, DpdkError> {
         let (device, rings, far_ends) =
             ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
-        let (port, queues) = Self::set_up(device, settings, pool, rings)?;
+        let (port, queues) = Self::set_up(device, settings, pool, rings, None)?;
         Ok((port, queues, far_ends))
     }
 
@@ -183,16 +213,16 @@ impl Port {
         settings: PortSettings,
         pool: &Arc<Mempool>,
         rings: Vec<Arc<Ring>>,
+        before: Option<&Identity>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let made = match configure(&mut device, &settings, pool) {
+        let (facts, identity) = match configure(&mut device, &settings, pool, before) {
             Ok(made) => made,
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
-        let (facts, steering) = made;
         let may_strip = facts.capabilities.vlan_strip;
         let port =
-            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, steering });
+            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, identity });
         let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, may_strip)).collect();
         Ok((port, queues))
     }
@@ -233,10 +263,25 @@ impl Port {
         &self.facts
     }
 
+    /// What others know it by.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether an event is about this port.
+    #[must_use]
+    pub fn concerns(&self, event: &Event) -> bool {
+        match event {
+            Event::Link(id) | Event::Broken(id, _) => *id == self.port_id(),
+            Event::Removed(place) => *place == self.facts.place,
+        }
+    }
+
     /// How packets come to the queue of the worker they belong to.
     #[must_use]
     pub fn steering(&self) -> &Steering {
-        &self.steering
+        &self.identity.steering
     }
 
     /// NUMA node of the device, when it has one.
@@ -251,8 +296,10 @@ impl Port {
         let mut state = dpdk_sys::s2_link_state::default();
         // SAFETY: the port is open; a place for the answer.
         let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut state) };
+        // Drivers of kernel interfaces take these to be up always.
+        let running = kernel_interface(&self.settings.device).and_then(interface_runs).unwrap_or(true);
         (err == 0).then_some(Link {
-            up: state.up,
+            up: state.up && running,
             speed: (state.mbps != 0).then_some(state.mbps),
             full_duplex: state.full_duplex,
             autoneg: state.autoneg,
@@ -329,7 +376,8 @@ fn configure(
     device: &mut Attached,
     settings: &PortSettings,
     pool: &Arc<Mempool>,
-) -> Result<(Facts, Steering), Fault> {
+    before: Option<&Identity>,
+) -> Result<(Facts, Identity), Fault> {
     let id = device.port_id();
     let failed =
         |what: &str, err: i32, mend: &str| Fault::new(format!("{what} failed ({})", errno_text(err)), mend);
@@ -345,8 +393,8 @@ fn configure(
     let capabilities = Capabilities::of(&info, dev_flags);
     check_limits(settings, &info, &capabilities, pool)?;
 
-    let mut rss = Rss::plan(settings, &info)?;
-    let config = config(settings, &info, pool, &mut rss);
+    let mut rss = Rss::plan(settings, &info, before.map(|b| &b.key))?;
+    let config = config(settings, &info, &capabilities, pool, &mut rss);
     let queues = settings.queues;
     // SAFETY: the port is ours and stopped.
     let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
@@ -399,12 +447,29 @@ fn configure(
     let multicast = admit_multicast(id, settings)?;
     let (steering, steering_why) = rss::steer(device, settings, &rss);
 
-    let mut mac = dpdk_sys::rte_ether_addr::default();
-    // SAFETY: the port is ours; a place for the answer.
-    let err = unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut mac) };
-    if err < 0 {
-        return Err(failed("reading the MAC address", err, "use another device"));
+    let read_mac = || device.mac().ok_or_else(|| Fault::new("it has no MAC address", "use another device"));
+    let mut mac = read_mac()?;
+    if let Some(before) = before {
+        if mac != before.mac {
+            let mut old = dpdk_sys::rte_ether_addr { addr_bytes: before.mac };
+            // SAFETY: the port is ours; the address is copied.
+            unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &raw mut old) };
+            mac = read_mac()?;
+        }
+        if mac != before.mac {
+            return Err(Fault::new(
+                format!("it came back with MAC address {} and does not take {}", Mac(mac), Mac(before.mac)),
+                "restart s2ds",
+            ));
+        }
+        if steering != before.steering {
+            return Err(Fault::new(
+                format!("it came back with another way to bring packets to workers ({steering_why})"),
+                "restart s2ds",
+            ));
+        }
     }
+    let identity = Identity { mac, key: rss.used(), steering };
     let driver = if info.driver_name.is_null() {
         String::new()
     } else {
@@ -417,14 +482,14 @@ fn configure(
         data_room: pool.data_room(),
         outgrows: outgrows(settings, pool),
         multicast,
-        how: steering.how(),
+        how: identity.steering.how(),
         steering_why: &steering_why,
     };
     let offloads = setup.offloads();
     let (bus, place) = device.place();
     let facts = Facts {
         driver,
-        mac: mac.addr_bytes,
+        mac,
         numa_node: (numa_node >= 0).then_some(numa_node),
         bus,
         place,
@@ -438,7 +503,7 @@ fn configure(
         offloads,
         steering_why,
     };
-    Ok((facts, steering))
+    Ok((facts, identity))
 }
 
 /// The version of the device's firmware, when the driver tells.
@@ -502,10 +567,13 @@ fn outgrows(settings: &PortSettings, pool: &Mempool) -> bool {
 fn config(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
+    can: &Capabilities,
     pool: &Mempool,
     rss: &mut Rss,
 ) -> dpdk_sys::rte_eth_conf {
     let mut config = dpdk_sys::rte_eth_conf::default();
+    config.intr_conf.set_lsc(u32::from(can.link_interrupt));
+    config.intr_conf.set_rmv(u32::from(can.removal_interrupt));
     if !sizes_frames_itself(&settings.device) {
         config.rxmode.mtu = u32::from(settings.mtu);
     }

@@ -25,8 +25,12 @@ pub(super) struct Rss {
 }
 
 impl Rss {
-    /// What to make of a device, with a key that nobody can guess.
-    pub(super) fn plan(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> Result<Self, Fault> {
+    /// What to make of a device, with a key that nobody can guess, or whose beginning is given.
+    pub(super) fn plan(
+        settings: &PortSettings,
+        info: &dpdk_sys::rte_eth_dev_info,
+        before: Option<&[u8; toeplitz::KEY]>,
+    ) -> Result<Self, Fault> {
         let len = if info.hash_key_size == 0 { toeplitz::KEY } else { usize::from(info.hash_key_size) };
         let entries = usize::from(info.reta_size);
         let whole = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS == dpdk_sys::S2_RSS_PORTS;
@@ -56,6 +60,9 @@ impl Rss {
                 )
             })?
             .fill_bytes(&mut key);
+        if let (Some(before), Some(beginning)) = (before, key.first_chunk_mut()) {
+            *beginning = *before;
+        }
         Ok(Self { key, types, entries, lacks })
     }
 
@@ -65,7 +72,7 @@ impl Rss {
     }
 
     /// The beginning of the key, which is what counts.
-    fn used(&self) -> [u8; toeplitz::KEY] {
+    pub(super) fn used(&self) -> [u8; toeplitz::KEY] {
         std::array::from_fn(|i| self.key[i])
     }
 }
