@@ -38,6 +38,8 @@ use ports::{Keeper, PortDevice, Slot};
 
 /// Descriptors of a receive or send queue, where the configuration does not say.
 const DESCRIPTORS: u16 = 1024;
+/// How often an AF_XDP interface may come back before packet buffers run out.
+const AF_XDP_RETURNS: usize = 5;
 /// Mbufs a worker keeps to itself.
 const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
@@ -465,7 +467,10 @@ fn retry(config: &Config, port: &Port) -> Retry {
 fn mbufs(devices: &[Vec<&PortConfig>], workers: usize) -> u32 {
     let rings = devices.iter().map(|ports| {
         let (rx, tx) = (descriptors(ports, |p| p.rx_descriptors), descriptors(ports, |p| p.tx_descriptors));
-        usize::from(rx) + usize::from(tx)
+        let is_af_xdp = matches!(ports.first().map(|p| &p.device), Some(DeviceName::AfXdp(_)));
+        usize::from(rx)
+            + usize::from(tx)
+            + if is_af_xdp { AF_XDP_RETURNS * dpdk::AF_XDP_KEEPS as usize } else { 0 }
     });
     let ports: usize = devices.iter().map(Vec::len).sum();
     let queues = workers * (rings.sum::<usize>() + ports * TX_BATCH);

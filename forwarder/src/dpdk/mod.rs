@@ -36,7 +36,7 @@ pub use event::{Event, Events, pretend_removal};
 pub use io::{DpdkIo, QueueDesk};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, data_room_for};
-pub use port::{Facts, Identity, Link, Port, PortSettings, PortStats, RingPort, Steer};
+pub use port::{AF_XDP_KEEPS, Facts, Identity, Link, Port, PortSettings, PortStats, RingPort, Steer};
 pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;

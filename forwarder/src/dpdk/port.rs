@@ -126,6 +126,10 @@ pub struct Facts {
 /// A port over rings, its queues, and the far ends of these.
 pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
 
+/// Buffers that DPDK's AF_XDP driver puts into the kernel's hands for each queue (its own number, whatever is asked), and does not get
+/// back when the interface goes.
+pub const AF_XDP_KEEPS: u32 = 2048;
+
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -420,6 +424,16 @@ fn configure(
         // pool alive.
         let err =
             unsafe { dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.raw()) };
+        if err < 0 && matches!(settings.device, Device::AfXdp(_)) && pool.available() < AF_XDP_KEEPS {
+            return Err(Fault::new(
+                format!(
+                    "of {} packet buffers {} are free: its driver keeps those that the interface had when it went",
+                    pool.count(),
+                    pool.available()
+                ),
+                "start s2ds again",
+            ));
+        }
         if err < 0 {
             return Err(failed(
                 &format!("setting up receive queue {queue} with {rx} descriptors"),
