@@ -4,8 +4,8 @@
 //! when one stands still: then nothing is relayed on that core, and a restart is the mend.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 
 use sd_notify::NotifyState;
@@ -31,10 +31,11 @@ pub fn status(line: &str) {
 }
 
 fn tell(state: &[NotifyState<'_>]) {
+    static ONCE: Once = Once::new();
     if let Err(e) = sd_notify::notify(state) {
-        eprintln!(
-            "s2ds: the service manager cannot be told anything ({e}); its NOTIFY_SOCKET must be reachable"
-        );
+        ONCE.call_once(|| {
+            eprintln!("s2ds: the service manager cannot be told anything ({e}); NOTIFY_SOCKET names its socket");
+        });
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn confine(files: &[FileNeed]) -> Result<bool, RulesetError> {
 fn rights(access: Access) -> BitFlags<AccessFs> {
     match access {
         Access::Read => make_bitflags!(AccessFs::{ReadFile | ReadDir}),
+        Access::Write => make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile}),
         Access::Device => make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | IoctlDev}),
         Access::Own => make_bitflags!(AccessFs::{
             ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | MakeDir | RemoveFile | RemoveDir

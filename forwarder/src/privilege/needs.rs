@@ -16,6 +16,8 @@ use crate::config::{Config, Device};
 pub(super) enum Access {
     /// Read, and load as a library.
     Read,
+    /// Read and write.
+    Write,
     /// Read, write and control by ioctl.
     Device,
     /// Everything with files and sockets, making and removing too.
@@ -35,6 +37,7 @@ impl fmt::Display for FileNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = match self.access {
             Access::Read => "read",
+            Access::Write => "write",
             Access::Device => "device",
             Access::Own => "all",
             Access::Remove => "remove",
@@ -86,6 +89,8 @@ impl Needs {
         for path in DEVICES {
             needs.file(path, Access::Device);
         }
+        // Threads get their names there.
+        needs.file("/proc/self/task", Access::Write);
         needs.file(runtime, Access::Own);
         for mount in hugetlbfs(root) {
             needs.file(mount, Access::Own);
