@@ -34,7 +34,9 @@ fn tell(state: &[NotifyState<'_>]) {
     static ONCE: Once = Once::new();
     if let Err(e) = sd_notify::notify(state) {
         ONCE.call_once(|| {
-            eprintln!("s2ds: the service manager cannot be told anything ({e}); NOTIFY_SOCKET names its socket");
+            eprintln!(
+                "s2ds: the service manager cannot be told anything ({e}); NOTIFY_SOCKET names its socket"
+            );
         });
     }
 }

@@ -97,6 +97,10 @@ fn it_runs_as_another_user() {
             assert_eq!(s2ds.socket().metadata().unwrap().uid(), nobody.uid.as_raw());
             s2ds.stop();
         }
+        // What a unit has to grant, no more.
+        let granted = "-all,+setuid,+setgid,+setpcap,+chown,+dac_override,+net_raw,+net_admin";
+        let wrapper = ["setpriv", "--bounding-set", granted, "--"];
+        S2ds::start("af_packet:lan", "[privileges]\nuser = \"nobody\"", &wrapper).ready().stop();
     });
 }
 
