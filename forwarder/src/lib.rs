@@ -17,7 +17,11 @@ pub mod nat;
 pub mod neighbor;
 pub mod net;
 #[cfg(feature = "dpdk")]
+pub mod notify;
+#[cfg(feature = "dpdk")]
 mod pools;
+#[cfg(feature = "dpdk")]
+pub mod privilege;
 pub mod residence;
 #[cfg(feature = "dpdk")]
 pub mod server;

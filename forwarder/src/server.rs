@@ -1,8 +1,8 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
 //! Start: control socket (so that a second instance fails at once), EAL, pools, ports, a check that our addresses are free,
-//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
-//! back, then ports close, then the pools go, then EAL.
+//! engines, worker threads, flows, service; privileges are given up before EAL and before workers. Stop is the reverse, and
+//! ownership enforces most of it: workers give their queues back, then ports close, then the pools go, then EAL.
 #![forbid(unsafe_code)]
 
 mod life;
@@ -27,7 +27,9 @@ use crate::flow::steering::How;
 use crate::gateway::{Device, Gateway};
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
+use crate::notify::Watchdog;
 use crate::pools::{self, Pools};
+use crate::privilege::{Limits, Privileges};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
@@ -74,6 +76,7 @@ pub struct Server {
     ticker: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
     service: Option<Running>,
+    _watchdog: Option<Watchdog>,
     gateway: Arc<Gateway>,
     cores: Vec<usize>,
 }
@@ -85,6 +88,7 @@ impl Server {
     /// One sentence: what could not be had, and the mend.
     pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
         let service = Service::bind(&config.service)?;
+        let privileges = Privileges::enter(&config, &eal_args)?;
         let config = Arc::new(config);
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
         let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
@@ -119,6 +123,7 @@ impl Server {
         let mut ios: Vec<DpdkIo> =
             ios.map(|(q, w)| DpdkIo::shared(q, Arc::clone(pools.on(w.pool)), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
+        let limits = privileges.settle(&eal.runtime_dir())?;
 
         let desks = ios.iter().map(DpdkIo::desk).collect();
         let (publisher, engines) = engines(&config, &net, cores.len())?;
@@ -137,7 +142,8 @@ impl Server {
             );
             handles.push(handle);
             let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
-            let run = move || run_worker(worker, &eal, core, ready);
+            let limits = limits.clone();
+            let run = move || run_worker(worker, &eal, core, &limits, ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
@@ -155,7 +161,8 @@ impl Server {
         drop((ports, opened));
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
-        let service = service.run(Arc::clone(&gateway))?;
+        let service = limits.without_capabilities(|| service.run(Arc::clone(&gateway)))??;
+        let watchdog = limits.without_capabilities(|| Watchdog::start(&gateway))??;
         let ticker = {
             let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
             std::thread::Builder::new().name("leases".into()).spawn(move || {
@@ -176,6 +183,7 @@ impl Server {
             workers: std::mem::take(&mut server.threads),
             ticker: Some(ticker),
             service: Some(service),
+            _watchdog: watchdog,
             gateway,
             cores,
         })
@@ -350,11 +358,12 @@ impl Drop for Starting {
     }
 }
 
-/// Pins and registers the calling thread, tells that on `ready`, and works. None when it could not.
+/// Pins and registers the calling thread, gives up what its loop does not take, tells that on `ready`, and works. None when it could not.
 fn run_worker(
     worker: Worker<DpdkIo, Tsc>,
     eal: &Arc<Eal>,
     core: usize,
+    limits: &Limits,
     ready: Sender<Result<()>>,
 ) -> Option<DpdkIo> {
     let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -367,7 +376,7 @@ fn run_worker(
         eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
     }
     let (told, _registered) = match registered {
-        Ok(registered) => (Ok(()), Some(registered)),
+        Ok(registered) => (limits.worker().map_err(Into::into), Some(registered)),
         Err(e) => (Err(e), None),
     };
     let works = told.is_ok();

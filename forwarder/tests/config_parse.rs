@@ -4,7 +4,9 @@
 use forwarder::api::{FlowSpec, Proto};
 use std::time::Duration;
 
-use forwarder::config::{AddressCheck, Config, ConfigError, Cores, FlowError, Idle, Retry, validate_flow};
+use forwarder::config::{
+    AddressCheck, Config, ConfigError, Cores, FlowError, Idle, Retry, Sandbox, validate_flow,
+};
 use proptest::prelude::*;
 
 const EXAMPLE: &str = include_str!("../../docs/s2ds.example.toml");
@@ -86,6 +88,29 @@ fn the_example_is_valid_and_says_what_it_says() {
 }
 
 #[test]
+fn privileges_are_read() {
+    let text = format!(
+        "{PORTS}[privileges]\nuser = \"relay\"\nsandbox = \"log\"\ncapabilities = [\"CAP_SYS_RAWIO\"]\nfiles = [\"/data\"]"
+    );
+    let privileges = Config::parse(&text, "x").unwrap().privileges;
+    assert_eq!(privileges.user.as_deref(), Some("relay"));
+    assert_eq!(privileges.sandbox, Sandbox::Log);
+    assert_eq!(privileges.capabilities, ["CAP_SYS_RAWIO"]);
+    assert_eq!(privileges.files, [std::path::Path::new("/data")]);
+    for (line, key, mend) in [
+        ("user = \"\"", "user", "name a user"),
+        ("sandbox = \"maybe\"", "sandbox", "\"log\" or \"off\""),
+        ("sandbox = true", "sandbox", "a text in quotes"),
+        ("capabilities = [\"net_raw\"]", "capabilities[0]", "\"CAP_NET_ADMIN\""),
+        ("files = [\"/a\", \"data\"]", "files[1]", "absolute"),
+        ("group = \"x\"", "group", "known here are"),
+    ] {
+        let text = format!("[privileges]\n{line}");
+        one_problem(&text, &format!("s2ds.toml:14: privileges.{key}: "), mend);
+    }
+}
+
+#[test]
 fn what_the_example_calls_default_is() {
     let defaults = Config::parse(PORTS, "x").unwrap();
     let example = Config::parse(EXAMPLE, "x").unwrap();
@@ -95,6 +120,10 @@ fn what_the_example_calls_default_is() {
     assert_eq!(defaults.service.socket, example.service.socket);
     assert_eq!(defaults.service.mode, example.service.mode);
     assert_eq!(defaults.addresses, example.addresses);
+    assert_eq!(defaults.privileges.sandbox, example.privileges.sandbox);
+    assert!(defaults.privileges.user.is_none() && example.privileges.user.as_deref() == Some("scistream"));
+    assert_eq!(defaults.privileges.capabilities, example.privileges.capabilities);
+    assert_eq!(defaults.privileges.files, example.privileges.files);
     assert_eq!(defaults.addresses.check, AddressCheck::Quick);
     assert_eq!(defaults.workers.idle, Idle::Poll);
     assert_eq!(defaults.workers.cores, Cores::Auto);

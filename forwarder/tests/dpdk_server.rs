@@ -16,7 +16,7 @@ const PEER: Peer = Peer { pid: 1, uid: 0, gid: 0 };
 fn server(devices: &[(&str, &str)]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut text = format!(
-        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
         folder.path().join("s2ds.sock")
     );
     for (i, (device, tags)) in devices.iter().enumerate() {

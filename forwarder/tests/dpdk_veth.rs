@@ -236,7 +236,7 @@ const FAR: &str = "02:00:00:00:00:77";
 fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
     let text = format!(
         "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
-         [service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
+         [privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
          addresses = [\"10.9.0.1/24\", \"10.9.0.2/24\", \"fd09::1/64\"]\n",
         folder.join("s2ds.sock")
     );

@@ -35,6 +35,7 @@ pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
 pub use error::DpdkError;
 pub use event::{Event, Events, pretend_removal};
 pub use io::{DpdkIo, QueueDesk};
+pub(crate) use lookup::sight;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolSettings, data_room_for};
 pub use port::{AF_XDP_KEEPS, Facts, Identity, Link, Port, PortSettings, PortStats, RingPort, Steer};
