@@ -241,8 +241,7 @@ fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
         folder.join("s2ds.sock")
     );
     let main = options().main_core;
-    let placement =
-        Placement { main, workers: vec![main], chosen: false, port_nodes: vec![None], notices: Vec::new() };
+    let placement = Placement::on_cores(main, &[main], 1);
     Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new())
 }
 
@@ -348,13 +347,7 @@ fn an_interface_goes_and_comes_back(kind: &str) {
         folder.path().join("s2ds.sock")
     );
     let main = options().main_core;
-    let placement = Placement {
-        main,
-        workers: vec![main],
-        chosen: false,
-        port_nodes: vec![None, None],
-        notices: Vec::new(),
-    };
+    let placement = Placement::on_cores(main, &[main], 2);
     let server = Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new()).unwrap();
     let peer = Peer { pid: 1, uid: 0, gid: 0 };
     let show = |name: &str| match server
