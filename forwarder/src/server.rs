@@ -5,6 +5,9 @@
 //! back, then ports close, then the pool goes, then EAL.
 #![forbid(unsafe_code)]
 
+mod life;
+mod ports;
+
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
@@ -14,12 +17,14 @@ use anyhow::{Result, anyhow};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
-use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
+use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig, Retry};
+use crate::dpdk::{
+    self, DpdkIo, Eal, EalOptions, Events, Mempool, Port, PortSettings, Queue, Steer, WorkerThread,
+};
 use crate::engine::{DropReason, HANDOVER, engines};
 use crate::flow::fragments;
 use crate::flow::steering::How;
-use crate::gateway::{Device, DeviceStatus, Gateway};
+use crate::gateway::{Device, Gateway};
 use crate::io::TX_BATCH;
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
@@ -29,8 +34,9 @@ use crate::topology::Placement;
 use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
+use ports::{Keeper, PortDevice, Slot};
 
-/// Descriptors of every receive and send queue.
+/// Descriptors of a receive or send queue, where the configuration does not say.
 const DESCRIPTORS: u16 = 1024;
 /// Mbufs a worker keeps to itself.
 const CACHE: u32 = 256;
@@ -65,29 +71,12 @@ impl Clock for Tsc {
     }
 }
 
-struct DpdkDevice(Arc<Port>);
-
-impl Device for DpdkDevice {
-    fn status(&self) -> DeviceStatus {
-        let stats = self.0.stats();
-        let link = self.0.link();
-        DeviceStatus {
-            driver: self.0.driver().to_owned(),
-            numa_node: self.0.numa_node(),
-            link: link.map_or("unknown", |l| if l.up { "up" } else { "down" }).to_owned(),
-            speed: link.and_then(|l| l.speed),
-            queues: self.0.settings().queues,
-            rx_missed: stats.missed + stats.rx_errors + stats.no_buffer,
-            tx_errors: stats.tx_errors,
-        }
-    }
-}
-
 /// A running forwarder. [`Server::stop`] ends it; so does dropping it, without a report.
 pub struct Server {
     stop: StopFlag,
     workers: Vec<JoinHandle<Option<DpdkIo>>>,
     ticker: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
     service: Option<Running>,
     gateway: Arc<Gateway>,
     cores: Vec<usize>,
@@ -104,18 +93,20 @@ impl Server {
         let workers = placement.workers.len();
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
         let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
-        let count = mbufs(devices.len(), config.ports.len(), workers);
+        let count = mbufs(&devices, workers);
         let data_room = dpdk::data_room_for(mtu);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
             memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
             main_core: placement.main,
-            pci: devices.iter().filter_map(|ports| pci(&ports.first()?.device)).collect(),
+            pci: allowed(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
         let node = placement.port_nodes.iter().flatten().next().copied();
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
 
+        let (events, deaf) = Events::listen(&eal);
+        deaf.iter().for_each(|what| eprintln!("s2ds: {what}"));
         let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
         // The device of every port.
         let ports = config.ports.iter().map(|p| {
@@ -132,6 +123,7 @@ impl Server {
             queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
 
+        let desks = ios.iter().map(DpdkIo::desk).collect();
         let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
         let (ready, readiness) = mpsc::channel();
@@ -157,7 +149,13 @@ impl Server {
         for _ in &cores {
             readiness.recv().map_err(|_| anyhow!("a worker ended before it began"))??;
         }
-        let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
+        let slots: Vec<Arc<Slot>> =
+            opened.iter().map(|port| Arc::new(Slot::new(port, retry(&config, port)))).collect();
+        let device = |index| slots.iter().find(|slot| slot.index() == index).map(Arc::clone);
+        let devices = net.devices().into_iter().filter_map(device);
+        let devices = devices.map(|slot| Box::new(PortDevice(slot)) as Box<dyn Device>).collect();
+        // The slots alone hold them from here on, so that a device that goes can be closed.
+        drop((ports, opened));
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
         let service = service.run(Arc::clone(&gateway))?;
@@ -170,8 +168,14 @@ impl Server {
                 }
             })?
         };
+        let keeper = {
+            let (stop, pool) = (stop.clone(), Arc::clone(&pool));
+            let keeper = Keeper { eal: Arc::clone(&eal), pool, slots, desks, events };
+            std::thread::Builder::new().name("ports".into()).spawn(move || keeper.run(&stop))?
+        };
         Ok(Self {
             stop,
+            keeper: Some(keeper),
             workers: std::mem::take(&mut server.threads),
             ticker: Some(ticker),
             service: Some(service),
@@ -198,9 +202,9 @@ impl Server {
     fn end(&mut self) -> bool {
         drop(self.service.take());
         self.stop.stop();
-        if let Some(ticker) = self.ticker.take() {
-            // It only sleeps and ticks.
-            _ = ticker.join();
+        for thread in [self.ticker.take(), self.keeper.take()].into_iter().flatten() {
+            // They only sleep and look after things.
+            _ = thread.join();
         }
         // All are joined, also behind one that failed.
         let ends: Vec<_> = self.workers.drain(..).map(JoinHandle::join).collect();
@@ -258,8 +262,8 @@ fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) ->
             device: first.device.clone(),
             queues: workers as u16,
             mtu: device_mtu(&shared),
-            rx_descriptors: DESCRIPTORS,
-            tx_descriptors: DESCRIPTORS,
+            rx_descriptors: descriptors(&shared, |p| p.rx_descriptors),
+            tx_descriptors: descriptors(&shared, |p| p.tx_descriptors),
             multicast: multicast(&addresses),
             tags: shared.iter().map(|p| p.tags()).collect(),
             one_pool: true,
@@ -312,7 +316,7 @@ fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mu
 /// Gives NICs, whose links are agreed on anew when they start, some time for it: nobody is heard before.
 fn await_links(config: &Config, ports: &[Arc<Port>]) {
     let began = Instant::now();
-    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| pci(&p.device).is_some()) {
+    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| is_nic(&p.device)) {
         while port.link().is_some_and(|l| !l.up) {
             if began.elapsed() > LINK_PATIENCE {
                 eprintln!(
@@ -445,9 +449,26 @@ fn device_mtu(ports: &[&PortConfig]) -> u16 {
     ports.iter().map(mtu).max().unwrap_or(1500)
 }
 
+/// Descriptors of a device with these ports.
+fn descriptors(ports: &[&PortConfig], of: impl Fn(&PortConfig) -> Option<u16>) -> u16 {
+    ports.iter().find_map(|p| of(p)).unwrap_or(DESCRIPTORS)
+}
+
+/// What is to be done when a port's device fails.
+fn retry(config: &Config, port: &Port) -> Retry {
+    let first = usize::from(port.index());
+    let shared = config.ports.iter().filter(|p| p.device == config.ports[first].device);
+    shared.filter_map(|p| p.retry).next().unwrap_or_default()
+}
+
 /// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
-    let queues = workers * (devices * 2 * usize::from(DESCRIPTORS) + ports * TX_BATCH);
+fn mbufs(devices: &[Vec<&PortConfig>], workers: usize) -> u32 {
+    let rings = devices.iter().map(|ports| {
+        let (rx, tx) = (descriptors(ports, |p| p.rx_descriptors), descriptors(ports, |p| p.tx_descriptors));
+        usize::from(rx) + usize::from(tx)
+    });
+    let ports: usize = devices.iter().map(Vec::len).sum();
+    let queues = workers * (rings.sum::<usize>() + ports * TX_BATCH);
     let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
     (queues
         + on_their_way
@@ -455,11 +476,23 @@ fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
         as u32
 }
 
-fn pci(device: &DeviceName) -> Option<String> {
-    match device {
+/// PCI addresses EAL may touch when it starts. A device that is named by its MAC address is plugged in later, which takes the PCI bus:
+/// EAL has it when it may touch any device, be it one that is none.
+fn allowed<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
+    const NONE: &str = "0000:00:00.0";
+    let address = |device: &DeviceName| match device {
         DeviceName::Pci(address) => Some(address.clone()),
+        DeviceName::Mac(_) => Some(NONE.to_owned()),
         _ => None,
-    }
+    };
+    let mut allowed: Vec<String> = devices.filter_map(address).collect();
+    allowed.dedup();
+    allowed
+}
+
+/// Whether the device is a NIC, whose link takes time to come up.
+fn is_nic(device: &DeviceName) -> bool {
+    matches!(device, DeviceName::Pci(_) | DeviceName::Mac(_))
 }
 
 /// The groups in which neighbors look for our IPv6 addresses (RFC 4861 section 7.2.1), the link-local one's being added by the
