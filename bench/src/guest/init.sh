@@ -23,6 +23,8 @@ stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 echo "0 0 $(uname -r | base64 -w 0)" >&3
 while read -r number command <&3; do
+    # An empty line wakes a port whose interrupt was lost.
+    [ -n "$number" ] || continue
     echo "$command" | base64 -d >/run/command
     sh /run/command >/run/said 2>&1 </dev/null 3>&-
     status=$?
