@@ -46,7 +46,9 @@ impl Rss {
         };
         let steers = settings.steer.is_some() && settings.queues > 1;
         let (types, entries) = if steers && lacks.is_none() {
-            (dpdk_sys::S2_RSS_PORTS, entries)
+            // The same for hosts; devices have a type of its own for what may have extension headers, and some know no other.
+            let extended = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS_EXTENDED;
+            (dpdk_sys::S2_RSS_PORTS | extended, entries)
         } else {
             // It may share packets out as well as it can.
             (info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP, 0)
