@@ -3,8 +3,15 @@
 //! Facts come from /sys, or from hwloc when built with the feature `hwloc`.
 #![forbid(unsafe_code)]
 
+mod cores;
+mod machine;
+#[cfg(test)]
+mod tree;
+
 use std::fs;
 
+pub use cores::CoreSet;
+pub use machine::{Core, Hardware, Hugepages, Machine, MachineError, Node};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
