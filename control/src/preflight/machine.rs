@@ -40,7 +40,8 @@ fn virtual_machine(scene: &Scene<'_>) -> Finding {
         "hardware of its own, or a NIC (or its virtual function) passed through and virtual CPUs pinned",
         "the hypervisor may stop a polling worker for milliseconds; what the host's clock, power and NUMA do is hidden from here",
     );
-    let finding = finding.mend(Mend::by_hand("s2ds: set `idle = \"adaptive\"` in [workers] where CPUs are shared"));
+    let finding =
+        finding.mend(Mend::by_hand("s2ds: set `idle = \"adaptive\"` in [workers] where CPUs are shared"));
     if by_flag { finding } else { finding.likely() }
 }
 
@@ -50,9 +51,11 @@ fn container(scene: &Scene<'_>) -> Finding {
     let environment = root.text("/proc/1/environ").unwrap_or_default();
     let said = environment.split('\0').find_map(|v| v.strip_prefix("container=").map(str::to_owned));
     let groups = root.text("/proc/1/cgroup").unwrap_or_default();
-    let by_group = ["docker", "kubepods", "containerd", "libpod", "lxc"].iter().find(|n| groups.contains(**n));
+    let by_group =
+        ["docker", "kubepods", "containerd", "libpod", "lxc"].iter().find(|n| groups.contains(**n));
     let file = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
-    let by_file = file.iter().find(|(path, _)| root.has(path)).map(|(path, name)| format!("{name} ({path} exists)"));
+    let by_file =
+        file.iter().find(|(path, _)| root.has(path)).map(|(path, name)| format!("{name} ({path} exists)"));
     let sure = root.text("/run/systemd/container").or(said);
     let is_sure = sure.is_some();
     let Some(name) = sure.or_else(|| by_group.map(|n| (*n).to_owned())).or(by_file) else {
@@ -75,7 +78,9 @@ fn clock_source(scene: &Scene<'_>) -> Finding {
         return Finding::unknown(Machine, WHAT, format!("{now} cannot be read"), format!("cat {now}"));
     };
     // Those of hypervisors read the counter, too; arch_sys_counter is ARM's.
-    if ["tsc", "kvm-clock", "arch_sys_counter"].contains(&source.as_str()) || source.starts_with("hyperv_clocksource_tsc") {
+    if ["tsc", "kvm-clock", "arch_sys_counter"].contains(&source.as_str())
+        || source.starts_with("hyperv_clocksource_tsc")
+    {
         return Finding::ok(Machine, WHAT, source);
     }
     let finding = Finding::ok(Machine, WHAT, source).warning(
@@ -86,7 +91,9 @@ fn clock_source(scene: &Scene<'_>) -> Finding {
     match offered {
         // The kernel may have had reasons, and takes it back when it sees one: people decide.
         true => finding.mend(Mend::by_hand(format!("echo tsc > {now}"))),
-        false => finding.mend(Mend::by_hand("dmesg | grep -i -e tsc -e clocksource   # why the kernel gave it up")),
+        false => {
+            finding.mend(Mend::by_hand("dmesg | grep -i -e tsc -e clocksource   # why the kernel gave it up"))
+        }
     }
 }
 
@@ -94,8 +101,10 @@ fn clock_source(scene: &Scene<'_>) -> Finding {
 fn time_stamp_counter(scene: &Scene<'_>) -> Option<Finding> {
     const WHAT: &str = "time stamp counter";
     let flags = scene.root.field("/proc/cpuinfo", "flags")?;
-    let missing: Vec<&str> =
-        ["constant_tsc", "nonstop_tsc"].into_iter().filter(|w| !flags.split_whitespace().any(|f| f == *w)).collect();
+    let missing: Vec<&str> = ["constant_tsc", "nonstop_tsc"]
+        .into_iter()
+        .filter(|w| !flags.split_whitespace().any(|f| f == *w))
+        .collect();
     if missing.is_empty() {
         return Some(Finding::ok(Machine, WHAT, "constant, does not stop"));
     }

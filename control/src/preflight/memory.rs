@@ -1,6 +1,6 @@
 //! Hugepages by node, transparent ones, and the kernel's moving of memory between nodes.
 
-use forwarder::engine::peers::HANDOVER;
+use forwarder::engine::HANDOVER;
 use forwarder::flow::fragments::{HELD_FRIENDS, HELD_STRANGERS};
 use forwarder::io::TX_BATCH;
 
@@ -51,7 +51,9 @@ impl Pages {
         for name in scene.root.names(&pages.folder) {
             let Some(kb) = size(&name) else { continue };
             let count = |file: &str| scene.root.number::<u64>(&format!("{}/{name}/{file}", pages.folder));
-            let (Some(total), Some(free)) = (count("nr_hugepages"), count("free_hugepages")) else { continue };
+            let (Some(total), Some(free)) = (count("nr_hugepages"), count("free_hugepages")) else {
+                continue;
+            };
             let mb = |pages: u64| pages.saturating_mul(kb) / 1024;
             (pages.total_mb, pages.free_mb) = (pages.total_mb + mb(total), pages.free_mb + mb(free));
             pages.known = true;
@@ -93,7 +95,9 @@ fn hugepages(scene: &Scene<'_>, out: &mut Vec<Finding>) {
         let finding = Finding::ok(Memory, &pages.what, is);
         let near = node.is_none_or(|n| wanted.contains(&n));
         let should = format!("{need} MiB free, about");
-        if pages.free_mb >= need || node.is_some() && !near && free >= need {
+        if scene.told.ports.is_some() && pages.total_mb > pages.free_mb {
+            out.push(Finding::ok(Memory, &pages.what, format!("{is}, s2ds runs", is = finding.is)).likely());
+        } else if pages.free_mb >= need || node.is_some() && !near && free >= need {
             out.push(finding.should(should).likely());
         } else if free < need && !begged && (near || wanted.is_empty()) {
             begged = true;
@@ -133,7 +137,8 @@ fn transparent(scene: &Scene<'_>) -> Finding {
     if choice != "never" {
         return finding.should("madvise or always");
     }
-    let why = "connection tables ask for them: with many connections every lookup misses the address cache without";
+    let why =
+        "connection tables ask for them: with many connections every lookup misses the address cache without";
     finding.warning("madvise", why).rule_of_thumb().mend(Mend::echo(FILE, "madvise"))
 }
 
