@@ -41,10 +41,36 @@ fn port(scene: &Scene<'_>, seen: &Seen<'_>, out: &mut Vec<Finding>) {
     if is_pci {
         out.push(driver(scene, seen));
     }
+    out.extend(made(scene, seen));
     let Some(nic) = seen.nic else { return };
     out.extend(slot(format!("PCIe of {}", seen.title()), nic, seen.gbits));
     out.extend(node(scene, format!("NUMA node of {}", seen.title()), nic));
     firmware(scene, nic, &seen.title(), out);
+}
+
+/// Devices that s2ds makes itself.
+fn made(scene: &Scene<'_>, seen: &Seen<'_>) -> Option<Finding> {
+    let what = format!("device of {}", seen.title());
+    match seen.device {
+        Device::Tap(_) if scene.root.has("/dev/net/tun") => {
+            Some(Finding::ok(Devices, what, "/dev/net/tun is there"))
+        }
+        Device::Tap(_) => {
+            let finding = Finding::ok(Devices, what, "/dev/net/tun is missing");
+            let why = "TAP interfaces are made through it";
+            Some(finding.problem("there", why).mend(Mend::by_hand("modprobe tun")))
+        }
+        Device::Memif(path) | Device::Vhost(path) => {
+            let folder = path.parent().filter(|f| !f.as_os_str().is_empty())?.display().to_string();
+            if scene.root.has(&folder) {
+                return Some(Finding::ok(Devices, what, format!("{folder} is there")));
+            }
+            let finding = Finding::ok(Devices, what, format!("{folder} is missing"));
+            let why = "the socket is made in it";
+            Some(finding.problem("there", why).mend(Mend::by_hand(format!("mkdir -p {folder}"))))
+        }
+        _ => None,
+    }
 }
 
 fn driver(scene: &Scene<'_>, seen: &Seen<'_>) -> Finding {

@@ -213,6 +213,18 @@ impl Host {
     }
 }
 
+/// The command that adds words to the kernel's command line, as this distribution does it.
+pub(super) fn boot_words(root: &Root, words: &str) -> String {
+    if root.has("/usr/sbin/grubby") || root.has("/sbin/grubby") {
+        return format!("grubby --update-kernel=ALL --args=\"{words}\" && reboot");
+    }
+    if root.has("/etc/default/grub") {
+        let edit = format!("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{words} /' /etc/default/grub");
+        return format!("{edit} && update-grub && reboot");
+    }
+    format!("# add to the kernel's command line, and reboot: {words}")
+}
+
 fn nics(root: &Root) -> Vec<Nic> {
     const FOLDER: &str = "/sys/bus/pci/devices";
     let nic = |address: String| {

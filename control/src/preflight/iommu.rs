@@ -5,6 +5,7 @@ use forwarder::config::Device;
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Devices};
 use super::host::Nic;
+use super::host::boot_words;
 
 pub(super) fn check(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     let nics: Vec<&Nic> = match scene.config {
@@ -19,14 +20,17 @@ pub(super) fn check(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     if need.is_empty() {
         return;
     }
-    out.push(iommu(scene));
-    out.push(module(scene));
+    // Other drivers hand devices over without, at the machine's risk.
+    let wanted = scene.config.is_some()
+        && need.iter().any(|n| n.driver.as_deref() == Some("vfio-pci") || !n.is_handed_over());
+    out.push(iommu(scene, wanted));
+    out.push(module(scene, wanted));
     for nic in &need {
         out.extend(group(scene, nic));
     }
 }
 
-fn iommu(scene: &Scene<'_>) -> Finding {
+fn iommu(scene: &Scene<'_>, wanted: bool) -> Finding {
     const WHAT: &str = "IOMMU";
     const UNSAFE: &str = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
     let root = scene.root;
@@ -36,24 +40,28 @@ fn iommu(scene: &Scene<'_>) -> Finding {
     }
     let intel = root.field("/proc/cpuinfo", "vendor_id").as_deref() == Some("GenuineIntel");
     let words = if intel { "intel_iommu=on iommu=pt" } else { "iommu=pt" };
-    let boot = Mend::by_hand(format!(
-        "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{words} /' /etc/default/grub && update-grub && reboot   # and VT-d or AMD-Vi in the BIOS"
-    ));
+    let boot = boot_words(root, words) + "   # and VT-d or AMD-Vi in the BIOS";
     if matches!(root.text(UNSAFE).as_deref(), Some("Y" | "1")) {
         let why = "vfio runs without it: a NIC that goes astray can write anywhere in memory";
-        return Finding::ok(Devices, WHAT, "off, vfio in no-IOMMU mode").warning("on", why).mend(boot);
+        return Finding::ok(Devices, WHAT, "off, vfio in no-IOMMU mode")
+            .warning("on", why)
+            .mend(Mend::by_hand(boot));
     }
     let finding = Finding::ok(Devices, WHAT, "off, or this machine has none");
     let why = "vfio-pci takes no device without one, except in its no-IOMMU mode";
-    match scene.config {
-        Some(_) => finding.problem("on", why),
-        None => finding.warning("on, where NICs are bound to vfio-pci", why),
+    let without = "# none to be had, as in many virtual machines: modprobe vfio enable_unsafe_noiommu_mode=1";
+    match wanted {
+        true => finding.problem("on", why),
+        false => finding.warning("on, where NICs are bound to vfio-pci", why),
     }
     .likely()
-    .mend(boot.lasting(format!("no IOMMU to be had (a virtual machine): echo 1 > {UNSAFE}")))
+    .mend(Mend::by_hand(format!(
+        "{boot}
+{without}"
+    )))
 }
 
-fn module(scene: &Scene<'_>) -> Finding {
+fn module(scene: &Scene<'_>, wanted: bool) -> Finding {
     const WHAT: &str = "vfio-pci";
     if scene.root.has("/sys/bus/pci/drivers/vfio-pci") {
         return Finding::ok(Devices, WHAT, "loaded");
@@ -62,9 +70,9 @@ fn module(scene: &Scene<'_>) -> Finding {
         Mend::by_hand("modprobe vfio-pci").lasting("echo vfio-pci > /etc/modules-load.d/scistream.conf");
     let finding = Finding::ok(Devices, WHAT, "not loaded");
     let why = "the driver that hands a device to a program; without it nothing can be bound";
-    match scene.config {
-        Some(_) => finding.problem("loaded", why),
-        None => finding.warning("loaded, where NICs are bound to it", why),
+    match wanted {
+        true => finding.problem("loaded", why),
+        false => finding.warning("loaded, where NICs are bound to it", why),
     }
     .mend(mend)
 }

@@ -5,6 +5,7 @@ use forwarder::topology::CoreSet;
 
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Processor};
+use super::host::boot_words;
 
 pub(super) fn check(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     out.push(count(scene));
@@ -54,10 +55,8 @@ fn isolation(scene: &Scene<'_>, out: &mut Vec<Finding>) {
         true => "CORES".to_owned(),
         false => workers.to_string(),
     };
-    let boot = format!(
-        "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list} /' /etc/default/grub \
-         && update-grub && reboot"
-    );
+    let words = format!("isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list}");
+    let boot = boot_words(scene.root, &words);
     let rows: [(&str, &CoreSet, &str); 3] = [
         (
             "isolated cores (isolcpus)",
