@@ -16,6 +16,8 @@ pub mod io;
 pub mod nat;
 pub mod neighbor;
 pub mod net;
+#[cfg(feature = "dpdk")]
+mod pools;
 pub mod residence;
 #[cfg(feature = "dpdk")]
 pub mod server;

@@ -1,8 +1,8 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
-//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
+//! Start: control socket (so that a second instance fails at once), EAL, pools, ports, a check that our addresses are free,
 //! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
-//! back, then ports close, then the pool goes, then EAL.
+//! back, then ports close, then the pools go, then EAL.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
-use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
-use crate::engine::{DropReason, HANDOVER, engines};
-use crate::flow::fragments;
+use crate::dpdk::{
+    self, DpdkIo, Eal, EalOptions, Mempool, PoolSettings, Port, PortSettings, Queue, Steer, WorkerThread,
+};
+use crate::engine::{DropReason, engines};
 use crate::flow::steering::How;
 use crate::gateway::{Device, DeviceStatus, Gateway};
-use crate::io::TX_BATCH;
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
+use crate::pools::{self, DESCRIPTORS, Pools};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
@@ -30,10 +31,6 @@ use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
 
-/// Descriptors of every receive and send queue.
-const DESCRIPTORS: u16 = 1024;
-/// Mbufs a worker keeps to itself.
-const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Between looks at what came in reply to address probes.
@@ -101,22 +98,22 @@ impl Server {
     pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
         let service = Service::bind(&config.service)?;
         let config = Arc::new(config);
-        let workers = placement.workers.len();
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
         let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
-        let count = mbufs(devices.len(), config.ports.len(), workers);
         let data_room = dpdk::data_room_for(mtu);
+        let wanted = pools::settings(&config, placement);
+        let mb = |pool: &PoolSettings| Mempool::memory_mb(pool.count, data_room, config.eal.huge);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
-            memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
+            memory_mb: wanted.iter().map(mb).sum(),
+            node_mb: wanted.iter().filter_map(|pool| Some((pool.numa_node?, mb(pool)))).collect(),
             main_core: placement.main,
             pci: devices.iter().filter_map(|ports| pci(&ports.first()?.device)).collect(),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
-        let node = placement.port_nodes.iter().flatten().next().copied();
-        let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
+        let pools = Pools::new(&eal, &wanted, data_room)?;
 
-        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
+        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pools)?;
         // The device of every port.
         let ports = config.ports.iter().map(|p| {
             let device = config.first_of_device(p);
@@ -128,8 +125,9 @@ impl Server {
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
 
+        let ios = queues.into_iter().zip(&placement.workers);
         let mut ios: Vec<DpdkIo> =
-            queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
+            ios.map(|(q, w)| DpdkIo::shared(q, Arc::clone(pools.on(w.pool)), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
 
         let (publisher, engines) = engines(&config, &net, cores.len())?;
@@ -223,11 +221,11 @@ fn open_for(
     eal: &Arc<Eal>,
     config: &Config,
     placement: &Placement,
-    pool: &Arc<Mempool>,
+    pools: &Pools,
 ) -> Result<(Vec<usize>, Opened)> {
-    let cores = placement.workers.clone();
+    let cores = placement.cores();
     if placement.chosen && cores.len() > 1 {
-        let why = match open(eal, config, cores.len(), pool) {
+        let why = match open(eal, config, placement, cores.len(), pools) {
             Ok((ports, queues)) => match ports.iter().find(|p| p.steering().how() == How::HandOver) {
                 None => return Ok((cores, (ports, queues))),
                 Some(port) => {
@@ -242,11 +240,17 @@ fn open_for(
         );
     }
     let cores = if placement.chosen { cores.into_iter().take(1).collect() } else { cores };
-    let opened = open(eal, config, cores.len(), pool)?;
+    let opened = open(eal, config, placement, cores.len(), pools)?;
     Ok((cores, opened))
 }
 
-fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
+fn open(
+    eal: &Arc<Eal>,
+    config: &Config,
+    placement: &Placement,
+    workers: usize,
+    pools: &Pools,
+) -> Result<Opened> {
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
     for shared in config.devices() {
@@ -262,14 +266,15 @@ fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) ->
             tx_descriptors: DESCRIPTORS,
             multicast: multicast(&addresses),
             tags: shared.iter().map(|p| p.tags()).collect(),
-            one_pool: true,
+            one_pool: pools.is_one(),
             steer: Some(Steer {
                 source_ports: config.limits.source_ports.clone(),
                 v4: addresses.iter().any(|a| a.addr().is_ipv4()),
                 v6: addresses.iter().any(|a| a.addr().is_ipv6()),
             }),
         };
-        let (port, opened) = Port::open(eal, settings, pool)?;
+        let place = placement.ports.get(usize::from(settings.index)).copied().unwrap_or_default();
+        let (port, opened) = Port::open(eal, settings, pools.on(place.pool))?;
         for (worker, queue) in queues.iter_mut().zip(opened) {
             worker.push(queue);
         }
@@ -443,16 +448,6 @@ fn device_mtu(ports: &[&PortConfig]) -> u16 {
         (Some(_), Some(_)) => p.mtu + 2 * TAG as u16,
     };
     ports.iter().map(mtu).max().unwrap_or(1500)
-}
-
-/// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
-    let queues = workers * (devices * 2 * usize::from(DESCRIPTORS) + ports * TX_BATCH);
-    let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
-    (queues
-        + on_their_way
-        + workers * (2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS))
-        as u32
 }
 
 fn pci(device: &DeviceName) -> Option<String> {

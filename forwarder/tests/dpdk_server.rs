@@ -24,13 +24,7 @@ fn start(devices: &[(&str, &str)]) -> (usize, Vec<PortInfo>) {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
     let cores: Vec<usize> = (0..nix::sched::CpuSet::count()).filter(|c| set.is_set(*c) == Ok(true)).collect();
     let (main, last) = (cores[0], cores[cores.len() - 1]);
-    let placement = Placement {
-        main,
-        workers: vec![main, last],
-        chosen: true,
-        port_nodes: vec![None; devices.len()],
-        notices: Vec::new(),
-    };
+    let placement = Placement { chosen: true, ..Placement::on_cores(main, &[main, last], devices.len()) };
     let server = Server::start(config, &placement, Vec::new()).unwrap();
     let peer = Peer { pid: 1, uid: 0, gid: 0 };
     let Ok(Reply::Ports { ports }) = server.gateway().handle(Request::PortList, &peer) else { panic!() };

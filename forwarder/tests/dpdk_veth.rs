@@ -240,8 +240,7 @@ fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
         folder.join("s2ds.sock")
     );
     let main = options().main_core;
-    let placement =
-        Placement { main, workers: vec![main], chosen: false, port_nodes: vec![None], notices: Vec::new() };
+    let placement = Placement::on_cores(main, &[main], 1);
     Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new())
 }
 

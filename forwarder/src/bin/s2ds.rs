@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use forwarder::config::Config;
 use forwarder::server::Server;
-use forwarder::topology::{self, Placement};
+use forwarder::topology::{self, Machine, Placement};
 use nix::sys::signal::{SigSet, Signal};
 
 /// SciStream data server: relays TCP, UDP and QUIC streams between two networks, rewriting packets in place.
@@ -57,10 +57,12 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     if let Some(socket) = args.socket {
         config.service.socket = socket;
     }
-    let placement = topology::place(&config)?;
+    let machine = Machine::here()?;
+    let placement = topology::place(&config, &machine)?;
     if args.check {
         print!("{}", config.describe());
-        print_placement(&placement);
+        println!("Placement\n{}", topology::table(&config, &machine, &placement));
+        print_cores(&placement);
         return Ok(ExitCode::SUCCESS);
     }
     for notice in config.notices.iter().chain(&placement.notices) {
@@ -100,10 +102,10 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_placement(placement: &Placement) {
+fn print_cores(placement: &Placement) {
     println!("Cores");
     println!("  main    {}", placement.main);
-    for (i, core) in placement.workers.iter().enumerate() {
+    for (i, core) in placement.cores().iter().enumerate() {
         println!("  worker {i} on core {core}, queue {i} of every port");
     }
     for notice in &placement.notices {

@@ -15,6 +15,7 @@
 mod device;
 mod eal;
 mod error;
+mod hugepages;
 mod io;
 mod mbuf;
 mod mempool;
@@ -30,7 +31,7 @@ pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
 pub use error::DpdkError;
 pub use io::DpdkIo;
 pub use mbuf::Mbuf;
-pub use mempool::{Mempool, data_room_for};
+pub use mempool::{Mempool, PoolSettings, data_room_for};
 pub use port::{Link, Port, PortSettings, PortStats, RingPort, Steer};
 pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;

@@ -95,6 +95,8 @@ impl Machine {
     /// Neither /sys nor /proc tells which cores there are.
     pub fn here() -> Result<Self, MachineError> {
         let machine = Self::read(Path::new("/"))?;
+        #[cfg(feature = "hwloc")]
+        let machine = super::hwloc::refine(machine);
         Ok(machine)
     }
 
@@ -244,8 +246,9 @@ fn nodes(folder: &Path) -> Vec<Node> {
     ids.iter().map(node).collect()
 }
 
-/// Subfolders such as `hugepages-2048kB`.
-fn hugepages(folder: &Path) -> BTreeMap<u64, Hugepages> {
+/// Reads a folder of hugepages, such as /sys/kernel/mm/hugepages or a node's: its subfolders are named like `hugepages-2048kB`.
+#[must_use]
+pub fn hugepages(folder: &Path) -> BTreeMap<u64, Hugepages> {
     let size = |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok();
     let pages = |name: String| {
         let count = |file: &str| number(&folder.join(&name).join(file)).unwrap_or(0);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{CoreSet, Machine};
+use crate::config::Config;
 
 /// A folder with `sys` and `proc`, gone with its value.
 pub(super) struct Tree(tempfile::TempDir);
@@ -98,4 +99,15 @@ impl Tree {
     pub(super) fn read(&self) -> Machine {
         Machine::read(&self.path()).unwrap()
     }
+}
+
+/// A configuration with a port p0, p1... for each device, `workers` being its section of that name and what else is to follow.
+pub(super) fn config(devices: &[&str], workers: &str) -> Config {
+    let port = |(i, device): (usize, &&str)| {
+        let vlan = devices.iter().take(i).filter(|d| d == &device).count();
+        let vlan = if vlan > 0 { format!("vlan = {vlan}\n") } else { String::new() };
+        format!("[[port]]\nname = \"p{i}\"\naddresses = [\"10.{i}.0.1/24\"]\ndevice = {device:?}\n{vlan}")
+    };
+    let ports: String = devices.iter().enumerate().map(port).collect();
+    Config::parse(&format!("{ports}[workers]\n{workers}\n"), "s2ds.toml").unwrap()
 }
