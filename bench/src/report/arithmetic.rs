@@ -1,4 +1,4 @@
-//! What a path allows, whoever relays: window and loss arithmetic.
+//! What a path allows, whoever relays: the window and loss arithmetic of [`control::tcp`], for a path of the results.
 
 use control::tcp;
 use serde::Serialize;

@@ -76,6 +76,11 @@ fn made(scene: &Scene<'_>, seen: &Seen<'_>) -> Option<Finding> {
 fn driver(scene: &Scene<'_>, seen: &Seen<'_>) -> Finding {
     let what = format!("driver of {}", seen.title());
     let Some(nic) = seen.nic else {
+        // One that was handed over has no interface whose MAC address could be seen.
+        if seen.device.to_string().starts_with("mac:") && scene.host.nics.iter().any(Nic::is_handed_over) {
+            let why = "no interface of the kernel has this MAC address; one of the NICs it does not see may";
+            return Finding::unknown(Devices, what, why, "s2ctl port list   # while s2ds runs");
+        }
         let all: Vec<String> = scene.host.nics.iter().map(Nic::title).collect();
         let there = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
         let finding = Finding::ok(Devices, what, "this machine has no such NIC");

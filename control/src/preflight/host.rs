@@ -37,7 +37,7 @@ impl Root {
         self.text(path)?.parse().ok()
     }
 
-    /// The last of the numbers in a file, as in `tcp_rmem`.
+    /// The numbers in a file, as in `tcp_rmem`.
     pub fn numbers(&self, path: &str) -> Option<Vec<u64>> {
         self.text(path)?.split_whitespace().map(|n| n.parse().ok()).collect()
     }
@@ -60,10 +60,11 @@ impl Root {
         self.at(path).exists()
     }
 
-    /// The word in brackets: the kernel marks the choice among several so, `always [madvise] never`.
+    /// The word in brackets: the kernel marks the choice among several so, `always [madvise] never`. A word alone is one, too.
     pub fn chosen(&self, path: &str) -> Option<String> {
         let text = self.text(path)?;
-        Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+        let marked = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word);
+        marked.or(Some(text.as_str()).filter(|t| !t.contains(' '))).map(str::to_owned)
     }
 
     /// What follows a name and a colon in a file of lines.

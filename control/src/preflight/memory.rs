@@ -1,8 +1,12 @@
 //! Hugepages by node, transparent ones, and the kernel's moving of memory between nodes.
 
+use std::collections::BTreeMap;
+
+use forwarder::config::PortConfig;
 use forwarder::engine::HANDOVER;
 use forwarder::flow::fragments::{HELD_FRIENDS, HELD_STRANGERS};
 use forwarder::io::TX_BATCH;
+use forwarder::topology::{self, Hugepages};
 
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Memory, Write};
@@ -13,118 +17,123 @@ pub(super) fn check(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     out.extend(balancing(scene));
 }
 
-/// Workers that are reckoned with where it is not known: the most that `cores = "auto"` takes.
-const AUTO_MOST: usize = 4;
-
-/// MiB of packet memory that s2ds takes, about: it says itself at start how much it lacks.
-fn needed_mb(scene: &Scene<'_>) -> u64 {
+/// MiB of packet memory of each pool, about, and its NUMA node; s2ds says itself at start how much it lacks. As its pools are made:
+/// each has room for the receive descriptors of its node's devices and for what of all others can hold its packets.
+fn needs(scene: &Scene<'_>) -> Vec<(Option<i32>, u64)> {
     const DESCRIPTORS: usize = 1024;
-    const CACHES: usize = 2 * 256 + 2048;
-    /// Headers of an mbuf and of its pool.
+    const HELD: usize = 2 * 256 + 2048 + HELD_FRIENDS + HELD_STRANGERS;
+    /// Headers of an mbuf and of its pool, in bytes.
     const BESIDES: usize = 512;
-    const DEVICES_MB: usize = 16;
-    let workers = if scene.workers.is_empty() { AUTO_MOST } else { scene.workers.len() };
-    let devices = scene.devices.len().max(2);
-    let ports = scene.config.map_or(2, |c| c.ports.len());
+    const DEVICES_MB: u64 = 16;
+    /// Without a configuration: two ports with jumbo frames, and as many workers as `cores = "auto"` takes at most.
+    const WORKERS: usize = 4;
+    const PORTS: usize = 2;
     let mtu = scene.devices.iter().map(|d| usize::from(d.mtu)).max().unwrap_or(9000);
-    let frame = (mtu + 88).max(2048).next_multiple_of(1024);
-    let each = devices * 2 * DESCRIPTORS + ports * TX_BATCH + CACHES + HELD_FRIENDS + HELD_STRANGERS;
-    let buffers = workers * each + workers * (workers - 1) * HANDOVER;
-    (buffers * (frame + BESIDES)).div_ceil(1 << 20).saturating_add(DEVICES_MB) as u64
+    let bytes = (mtu + 88).max(2048).next_multiple_of(1024) + BESIDES;
+    let pool = |workers: usize, ports: usize, devices: usize, own: usize| {
+        let each = (own + devices) * DESCRIPTORS + ports * TX_BATCH + HELD;
+        let count = workers * each + workers * workers.saturating_sub(1) * HANDOVER;
+        (count * bytes).div_ceil(1 << 20) as u64 + DEVICES_MB
+    };
+    let (Some(config), Some(placement)) = (scene.config, &scene.placement) else {
+        return vec![(None, pool(WORKERS, PORTS, PORTS, PORTS))];
+    };
+    let of_device = |ports: &Vec<&PortConfig>| {
+        let index = usize::from(config.first_of_device(ports.first()?));
+        placement.ports.get(index).map(|p| p.pool)
+    };
+    let nodes: Vec<Option<i32>> = config.devices().filter_map(|ports| of_device(&ports)).collect();
+    let own = |node: &Option<i32>| nodes.iter().filter(|n| *n == node).count();
+    let mb = |node: &Option<i32>| pool(placement.workers.len(), config.ports.len(), nodes.len(), own(node));
+    placement.pools().iter().map(|node| (*node, mb(node))).collect()
 }
 
-/// Hugepages of a place: MiB in all and free, of all sizes.
-struct Pages {
-    /// `hugepages`, or `hugepages of node 1`.
-    what: String,
+/// Where hugepages are: a node, or the whole machine where it has one at most.
+struct Place {
+    node: Option<i32>,
     /// Folder with one subfolder a size.
     folder: String,
-    total_mb: u64,
-    free_mb: u64,
-    known: bool,
+    sizes: BTreeMap<u64, Hugepages>,
 }
 
-impl Pages {
-    fn read(scene: &Scene<'_>, what: String, folder: String) -> Self {
-        let size = |name: &String| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
-        let mut pages = Self { what, total_mb: 0, free_mb: 0, known: false, folder };
-        for name in scene.root.names(&pages.folder) {
-            let Some(kb) = size(&name) else { continue };
-            let count = |file: &str| scene.root.number::<u64>(&format!("{}/{name}/{file}", pages.folder));
-            let (Some(total), Some(free)) = (count("nr_hugepages"), count("free_hugepages")) else {
-                continue;
-            };
-            let mb = |pages: u64| pages.saturating_mul(kb) / 1024;
-            (pages.total_mb, pages.free_mb) = (pages.total_mb + mb(total), pages.free_mb + mb(free));
-            pages.known = true;
-        }
-        pages
+impl Place {
+    fn what(&self) -> String {
+        self.node.map_or_else(|| "hugepages".to_owned(), |node| format!("hugepages of node {node}"))
     }
+
+    /// MiB of some of its pages.
+    fn mb(&self, pages: impl Fn(&Hugepages) -> u64) -> u64 {
+        self.sizes.iter().map(|(kb, p)| pages(p).saturating_mul(*kb) / 1024).sum()
+    }
+}
+
+fn places(scene: &Scene<'_>) -> Vec<Place> {
+    let nodes: Vec<_> = scene.host.machine.nodes.iter().filter(|n| n.memory_kb > 0).collect();
+    if nodes.len() < 2 {
+        let folder = "/sys/kernel/mm/hugepages".to_owned();
+        return vec![Place { node: None, sizes: topology::hugepages(&scene.root.at(&folder)), folder }];
+    }
+    let folder = |id: i32| format!("/sys/devices/system/node/node{id}/hugepages");
+    let place = |n: &&Node| Place { node: Some(n.id), folder: folder(n.id), sizes: n.hugepages.clone() };
+    nodes.iter().map(place).collect()
 }
 
 fn hugepages(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     if scene.config.is_some_and(|c| !c.eal.huge) {
-        out.push(Finding::ok(Memory, "hugepages", "not used: [eal] huge = false").warning(
-            "huge = true, the default",
-            "ordinary pages cost misses of the address cache on every packet, and devices behind vfio cannot use them",
-        ));
+        let why = "ordinary pages cost misses of the address cache on every packet, and devices behind vfio cannot use them";
+        let finding = Finding::ok(Memory, "hugepages", "not used: [eal] huge = false");
+        out.push(finding.warning("huge = true, the default", why));
         return;
     }
-    let need = needed_mb(scene);
-    let nodes: Vec<i32> = scene.host.machine.nodes.iter().filter(|n| n.memory_kb > 0).map(|n| n.id).collect();
-    let folder = |node: &i32| format!("/sys/devices/system/node/node{node}/hugepages");
-    let by_node = |node: &i32| Pages::read(scene, format!("hugepages of node {node}"), folder(node));
-    let places: Vec<(Option<i32>, Pages)> = match nodes.as_slice() {
-        [] | [_] => {
-            vec![(None, Pages::read(scene, "hugepages".to_owned(), "/sys/kernel/mm/hugepages".to_owned()))]
-        }
-        many => many.iter().map(|n| (Some(*n), by_node(n))).collect(),
+    let (needs, places) = (needs(scene), places(scene));
+    let sum = |wanted: &dyn Fn(Option<i32>) -> bool| -> u64 {
+        needs.iter().filter(|(node, _)| wanted(*node)).map(|(_, mb)| mb).sum()
     };
-    let free: u64 = places.iter().map(|(_, p)| p.free_mb).sum();
-    // Where packet memory belongs: near the devices, else anywhere.
-    let wanted: Vec<i32> = scene.devices.iter().filter_map(|d| d.nic?.node).collect();
-    let mut begged = false;
-    for (node, pages) in &places {
-        if !pages.known {
-            let file = "/proc/meminfo";
-            let why = format!("{} has no sizes: the kernel may lack CONFIG_HUGETLBFS", pages.folder);
-            out.push(Finding::unknown(Memory, &pages.what, why, format!("grep -i huge {file}")).likely());
+    let free_in_all: u64 = places.iter().map(|p| p.mb(|h| h.free)).sum();
+    // What may lie anywhere, as the packets of virtual devices do: asked of the first when nobody has it.
+    let mut anywhere = Some(sum(&|node| node.is_none())).filter(|need| *need > 0 && free_in_all < *need);
+    for place in &places {
+        let what = place.what();
+        if place.sizes.is_empty() {
+            let why = format!("{} has no sizes: the kernel may lack CONFIG_HUGETLBFS", place.folder);
+            out.push(Finding::unknown(Memory, what, why, "grep -i huge /proc/meminfo"));
             continue;
         }
-        let is = format!("{} MiB, {} free", pages.total_mb, pages.free_mb);
-        let finding = Finding::ok(Memory, &pages.what, is);
-        let near = node.is_none_or(|n| wanted.contains(&n));
+        let need = match place.node {
+            None => sum(&|_| true),
+            node => sum(&|n| n == node) + anywhere.take().unwrap_or(0),
+        };
+        let (total, free) = (place.mb(|h| h.total), place.mb(|h| h.free));
+        let is = format!("{total} MiB, {free} free");
         let should = format!("{need} MiB free, about");
-        if scene.told.ports.is_some() && pages.total_mb > pages.free_mb {
-            out.push(Finding::ok(Memory, &pages.what, format!("{is}, s2ds runs", is = finding.is)).likely());
-        } else if pages.free_mb >= need || node.is_some() && !near && free >= need {
-            out.push(finding.should(should).likely());
-        } else if free < need && !begged && (near || wanted.is_empty()) {
-            begged = true;
-            let why = "s2ds keeps packets in hugepages and does not start with less; `huge = false` in [eal] does without, slower";
-            out.push(finding.problem(should, why).likely().mend(reserve(scene, pages, need)));
-        } else if near && node.is_some() {
-            let why = "a device is on this node: packets in another node's memory cross the interconnect";
-            out.push(finding.warning(should, why).likely().mend(reserve(scene, pages, need)));
-        } else {
-            out.push(finding.should("none needed here"));
-        }
+        out.push(match need {
+            0 => Finding::ok(Memory, what, is).should("none needed here"),
+            _ if scene.told.ports.is_some() && total > free => {
+                Finding::ok(Memory, what, is + ", s2ds runs").should("what s2ds has").likely()
+            }
+            _ if free >= need => Finding::ok(Memory, what, is).should(should).likely(),
+            _ => {
+                let why = "s2ds keeps packets in hugepages, beside the devices, and does not start with less; `huge = false` in [eal] \
+                           does without, slower";
+                Finding::ok(Memory, what, is).problem(should, why).likely().mend(reserve(scene, place, need - free))
+            }
+        });
     }
 }
 
 /// Reserves what is missing, and keeps what others have.
-fn reserve(scene: &Scene<'_>, pages: &Pages, need: u64) -> Mend {
-    // What /proc/sys/vm/nr_hugepages counts, x86's 2 MiB and others.
+fn reserve(scene: &Scene<'_>, place: &Place, missing_mb: u64) -> Mend {
+    // The size that /proc/sys/vm/nr_hugepages counts: 2 MiB on x86, others elsewhere.
     let kb = scene.root.field("/proc/meminfo", "Hugepagesize");
     let kb: u64 = kb.and_then(|v| v.split_whitespace().next()?.parse().ok()).unwrap_or(2048);
-    let name = format!("{}/hugepages-{kb}kB/nr_hugepages", pages.folder);
-    let now: u64 = scene.root.number(&name).unwrap_or(0);
-    let more = need.saturating_sub(pages.free_mb).saturating_mul(1024).div_ceil(kb);
-    let lasting = match scene.host.machine.nodes.len() {
-        0 | 1 => format!("echo 'vm.nr_hugepages = {}' >> /etc/sysctl.d/90-scistream.conf", now + more),
-        _ => "write it at boot, before memory is fragmented: the package's unit does, or a line in /etc/tmpfiles.d".to_owned(),
+    let now = place.sizes.get(&kb).map_or(0, |h| h.total);
+    let pages = now + missing_mb.saturating_mul(1024).div_ceil(kb);
+    let file = format!("{}/hugepages-{kb}kB/nr_hugepages", place.folder);
+    let lasting = match place.node {
+        None => format!("echo 'vm.nr_hugepages = {pages}' >> /etc/sysctl.d/90-scistream.conf"),
+        Some(_) => format!("echo 'w {file} - - - - {pages}' >> /etc/tmpfiles.d/scistream.conf"),
     };
-    Mend::echo(name, now + more).lasting(lasting)
+    Mend::echo(file, pages).lasting(lasting)
 }
 
 fn transparent(scene: &Scene<'_>) -> Finding {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use forwarder::api::PortInfo;
 use forwarder::config::{Config, Cores, Device, PortConfig};
-use forwarder::topology::CoreSet;
+use forwarder::topology::{self, CoreSet, Placement};
 use serde::Serialize;
 
 mod devices;
@@ -90,6 +90,8 @@ struct Scene<'a> {
     told: &'a Told,
     /// The configuration's devices, each with the ports on it.
     devices: Vec<Seen<'a>>,
+    /// Where s2ds would place workers and packets; none without a configuration, or when it would refuse.
+    placement: Option<Placement>,
     /// Cores of the workers; empty when that is not known.
     workers: CoreSet,
 }
@@ -111,9 +113,16 @@ struct Seen<'a> {
 impl<'a> Scene<'a> {
     fn new(host: &'a Host, config: Option<&'a Config>, told: &'a Told) -> Self {
         let devices = config.map(|c| c.devices().collect::<Vec<_>>()).unwrap_or_default();
+        let placement = config.and_then(|c| topology::place(c, &host.machine).ok());
+        let listed = || match &config?.workers.cores {
+            Cores::List(cores) => Some(cores.clone()),
+            Cores::Auto => None,
+        };
+        let workers = placement.as_ref().map(Placement::cores).or_else(listed).unwrap_or_default();
         Self {
             devices: devices.iter().filter_map(|ports| Seen::new(host, told, ports)).collect(),
-            workers: config.map(|c| workers(host, c)).unwrap_or_default(),
+            workers: workers.into_iter().collect(),
+            placement,
             host,
             root: &host.root,
             config,
@@ -153,13 +162,5 @@ impl<'a> Seen<'a> {
     /// `port lan (0000:81:00.0)`.
     fn title(&self) -> String {
         format!("port {} ({})", self.names, self.device)
-    }
-}
-
-/// Cores of the workers, when the configuration lists them.
-fn workers(_: &Host, config: &Config) -> CoreSet {
-    match &config.workers.cores {
-        Cores::List(cores) => cores.iter().copied().collect(),
-        Cores::Auto => CoreSet::default(),
     }
 }

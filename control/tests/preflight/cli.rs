@@ -1,5 +1,6 @@
 //! `s2ctl preflight` from outside.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -113,6 +114,27 @@ fn a_fix_changes_the_tree_and_not_this_machine() {
     assert!(text.contains("\nAfter that:\n"), "{text}");
     let (_, text) = on(&tuned(), Some(TUNED), &["--fix", "--yes"]);
     assert!(text.ends_with("Nothing was changed.\n"), "{text}");
+}
+
+/// On a terminal, which `script` makes: yes to the first, nothing to the second, no to the third.
+#[test]
+fn a_fix_asks_for_each() {
+    let tree = laptop();
+    let command = format!("{} preflight --fix --root {}", env!("CARGO_BIN_EXE_s2ctl"), tree.path().display());
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"y\n\nn\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.matches("Do it? [y/N]").count(), 3, "{text}");
+    assert_eq!(output.status.code(), Some(11), "{text}");
+    assert_ne!(tree.text("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"), "0");
+    assert_eq!(tree.text("sys/kernel/mm/transparent_hugepage/enabled"), "always madvise [never]");
+    assert_eq!(tree.text("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"), "powersave");
 }
 
 #[test]

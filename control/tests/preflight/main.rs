@@ -79,10 +79,22 @@ fn a_host_that_was_set_up_with_care_has_nothing_to_mend() {
     );
     let probe = &find(&report, "MTU of the path").mend.as_ref().unwrap().command;
     assert!(probe.starts_with("ping -M do -s 8972 "), "{probe}");
-    // No s2ds and no ethtool: what they would have told is unknown, not wrong.
+    // No s2ds and no ethtool: what they would have told is unknown, not wrong. Whether 8 of 16 lanes are enough depends on it.
     let alone = tuned().check(Some(TUNED), None, &Told::default());
-    assert_eq!(bad(&alone), Vec::<&Finding>::new());
+    let whats: Vec<&str> = bad(&alone).iter().map(|f| f.what.as_str()).collect();
+    assert_eq!(whats, ["PCIe of port wan (0000:a1:00.0)"]);
     shows(&alone, &[("link of port wan (0000:a1:00.0)", Severity::Unknown, "unknown")]);
+}
+
+#[test]
+fn cores_that_s2ds_would_choose_are_judged() {
+    let auto = TUNED.split("[workers]").next().unwrap();
+    let report = tuned().check(Some(auto), None, &told());
+    assert_eq!(bad(&report), Vec::<&Finding>::new(), "it takes isolated ones");
+    let elsewhere = tuned().file("sys/devices/system/cpu/isolated", "");
+    let report = elsewhere.check(Some(auto), None, &told());
+    shows(&report, &[("isolated cores (isolcpus)", Severity::Warning, "none")]);
+    assert_eq!(find(&report, "isolated cores (isolcpus)").should, find(&report, "cores of workers").is);
 }
 
 #[test]
@@ -223,7 +235,7 @@ fn a_nic_on_the_other_node_is_told() {
             ("NUMA node of port wan (0000:c1:00.0)", Severity::Warning, "1"),
             ("PCIe of port wan (0000:c1:00.0)", Severity::Warning, "Gen3 x8, about 54 Gbit/s"),
             ("hugepages of node 0", Severity::Ok, "2048 MiB"),
-            ("hugepages of node 1", Severity::Warning, "0 MiB"),
+            ("hugepages of node 1", Severity::Problem, "0 MiB"),
             ("automatic NUMA balancing", Severity::Warning, "on"),
             // The libraries are missing.
             ("driver of port wan (0000:c1:00.0)", Severity::Problem, "mlx5_core"),
