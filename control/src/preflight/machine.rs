@@ -1,5 +1,7 @@
 //! What kind of machine it is: hardware of its own, a virtual one, a container; and what its clock is.
 
+use forwarder::config::Idle;
+
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Machine};
 
@@ -40,8 +42,9 @@ fn virtual_machine(scene: &Scene<'_>) -> Finding {
         "hardware of its own, or a NIC (or its virtual function) passed through and virtual CPUs pinned",
         "the hypervisor may stop a polling worker for milliseconds; what the host's clock, power and NUMA do is hidden from here",
     );
-    let finding =
-        finding.mend(Mend::by_hand("s2ds: set `idle = \"adaptive\"` in [workers] where CPUs are shared"));
+    let naps = scene.config.is_some_and(|c| c.workers.idle == Idle::Adaptive);
+    let mend = Mend::by_hand("s2ds: set `idle = \"adaptive\"` in [workers] where CPUs are shared");
+    let finding = if naps { finding } else { finding.mend(mend) };
     if by_flag { finding } else { finding.likely() }
 }
 

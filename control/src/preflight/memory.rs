@@ -6,7 +6,7 @@ use forwarder::config::PortConfig;
 use forwarder::engine::HANDOVER;
 use forwarder::flow::fragments::{HELD_FRIENDS, HELD_STRANGERS};
 use forwarder::io::TX_BATCH;
-use forwarder::topology::{self, Hugepages};
+use forwarder::topology::{self, Hugepages, Node};
 
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Memory, Write};
