@@ -42,8 +42,8 @@ fn port(scene: &Scene<'_>, seen: &Seen<'_>, out: &mut Vec<Finding>) {
                 out.push(pause(scene, what("pause frames"), interface));
             }
         }
-        // A shared NIC: DPDK sets the MTU on the kernel's interface itself.
-        (_, Some(interface)) if seen.nic.is_some_and(super::Nic::is_shared) => {
+        // The kernel's as yet, or shared: DPDK sets the MTU itself.
+        (_, Some(interface)) => {
             out.push(link(what("link"), interface, Some(seen)));
             out.extend(routed(what("routes"), interface));
             out.push(pause(scene, what("pause frames"), interface));

@@ -38,8 +38,17 @@ fn governor(scene: &Scene<'_>) -> Finding {
         return finding;
     }
     let others = all.into_iter().filter(|(_, g)| g != BEST).map(|(file, _)| file);
-    let command =
-        "for f in /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor; do echo performance > $f; done";
+    let cores: Vec<String> = scene.workers.iter().map(|c| c.to_string()).collect();
+    let command = match cores.is_empty() {
+        true => {
+            "for f in /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor; do echo performance > $f; done"
+                .to_owned()
+        }
+        false => format!(
+            "for c in {}; do echo performance > /sys/devices/system/cpu/cpu$c/cpufreq/scaling_governor; done",
+            cores.join(" ")
+        ),
+    };
     let mend = Mend::write(command, same(others, BEST)).lasting("tuned-adm profile network-latency");
     let why =
         "cores that slow down when little comes are slow when a burst does; TCP's ends and naps suffer most";
@@ -103,11 +112,10 @@ fn idle_states(scene: &Scene<'_>) -> Finding {
     if polls && !scene.workers.is_empty() {
         return finding.should("any: idle = \"poll\" never sleeps").rule_of_thumb();
     }
-    let command = format!("cpupower idle-set -D {WAKE_US}");
     // All cores awake cost the others their turbo, and power: people decide.
     let mend = match scene.workers.is_empty() {
-        true => Mend::by_hand(command),
-        false => Mend::write(command, same(deep, "1")),
+        true => Mend::by_hand(format!("cpupower idle-set -D {WAKE_US}")),
+        false => Mend::write(format!("cpupower -c {} idle-set -D {WAKE_US}", scene.workers), same(deep, "1")),
     };
     let why = "a core that naps, and those of TCP's ends, wake up late for the packet that comes";
     finding.warning(should, why).rule_of_thumb().mend(mend.lasting("tuned-adm profile network-latency"))

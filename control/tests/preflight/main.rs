@@ -127,6 +127,7 @@ fn a_laptop_as_it_comes_lacks_much() {
             ("IOMMU", Severity::Problem, "off"),
             ("vfio-pci", Severity::Problem, "not loaded"),
             ("cores of workers", Severity::Ok, "1"),
+            ("link of port lan (0000:00:1f.6)", Severity::Ok, "up, 1 Gbit/s"),
             ("isolated cores (isolcpus)", Severity::Warning, "none"),
             ("irqbalance", Severity::Warning, "running"),
             ("frequency governor", Severity::Warning, "powersave"),
@@ -342,6 +343,8 @@ fn safe_mends_take_and_only_they_write() {
         done,
         ["hugepages of node 1", "automatic NUMA balancing", "frequency governor", "sleep states (C-states)"]
     );
+    let governor = &find(&before, "frequency governor").mend.as_ref().unwrap().command;
+    assert!(governor.starts_with("for c in 2; do echo performance > "), "as it is done: {governor}");
     assert_eq!(tree.text("proc/sys/kernel/numa_balancing"), "0");
     assert_eq!(tree.text("sys/devices/system/cpu/cpu2/cpufreq/scaling_governor"), "performance");
     assert_eq!(tree.text("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor"), "schedutil", "no worker's");
