@@ -10,7 +10,7 @@ CONFIG ?= docs/s2ds.example.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-bench build run demo test conformance fuzz captures sanitize bench report lint docs ci clean
+.PHONY: help deps deps-bench build run demo test conformance fuzz captures sanitize bench report deb deb-test lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -66,6 +66,13 @@ bench: deps deps-bench build ## measure: what a packet costs, the control server
 report: build ## make a page, a table and CSV of what `make bench` compared
 	$(BIN)/s2bench report $(MEASURED)/compare.json --html $(MEASURED)/report.html --markdown $(MEASURED)/report.md \
 	    --csv $(MEASURED)/report.csv
+
+deb: deps build ## make Debian packages in target/deb: s2ds with s2ctl, s2cs, s2uc, s2bench
+	@scripts/deps.sh deb
+	@scripts/deb.sh
+
+deb-test: deb ## install, start, upgrade, remove and purge those packages in a scratch Debian; wants root
+	@scripts/deb-test.sh
 
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check

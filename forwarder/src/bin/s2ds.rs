@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use forwarder::config::Config;
+use forwarder::manual;
 use forwarder::server::Server;
 use forwarder::topology::{self, Placement};
 use nix::sys::signal::{SigSet, Signal};
@@ -30,6 +31,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Args::command, "8") {
+        return code;
+    }
     let (eal_args, args) = split(std::env::args().collect());
     match run(eal_args, Args::parse_from(args)) {
         Ok(code) => code,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use control::client::{Client, ClientError};
 use forwarder::api::{ApiError, ErrorCode, Reply, Request, Stats};
+use forwarder::manual;
 
 mod args;
 mod show;
@@ -18,6 +19,9 @@ use args::{Cli, Command, Conn, Port};
 const DROPPED: u8 = 10;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
