@@ -81,13 +81,13 @@ archive() {
         apt-get indextargets --format 'deb $(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' |
             sort -u >"$state/sources.list"
         # shellcheck disable=SC2016 # variables of mmdebstrap's
-        mmdebstrap --quiet --mode=root --variant=minbase --include=systemd,systemd-sysv,e2fsprogs- --skip=cleanup/apt \
+        mmdebstrap --quiet --mode=root --variant=minbase --include=systemd,systemd-sysv --skip=cleanup/apt \
             --customize-hook='rm -f "$1"/var/cache/apt/archives/*.deb' \
             --customize-hook="APT_CONFIG=\$MMDEBSTRAP_APT_CONFIG apt-get -qq -y --no-install-recommends --download-only install $(
                 printf '%s ' "$out"/scistream-*.deb)" \
-            "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)" "$archive.new" "$state/sources.list" >"$state/mmdebstrap" 2>&1 ||
+            "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)" "$out/new.tar" "$state/sources.list" >"$state/mmdebstrap" 2>&1 ||
             { cat "$state/mmdebstrap" >&2; fail "mmdebstrap failed"; }
-        mv "$archive.new" "$archive"
+        mv "$out/new.tar" "$archive"
     fi
 }
 
@@ -191,7 +191,7 @@ apt() { inside apt-get -qq -y --no-install-recommends -o Dpkg::Options::=--force
 }; }
 install() {
     local debs=("${packages[@]/#//packages/$1/}")
-    apt --no-download install "${debs[@]/%/.deb}"
+    apt install "${debs[@]/%/.deb}"
 }
 property() { inside systemctl show --value -p "$2" "$1"; }
 is() { [ "$(property "$1" "$2")" = "$3" ] || fail "$1 has $2=$(property "$1" "$2"), not $3"; }

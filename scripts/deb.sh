@@ -102,7 +102,8 @@ done >"$stage/dpdk.substvars"
 cat >"$stage/debian/changelog" <<END
 scistream ($version) bookworm; urgency=medium
 
-  * Built from commit $(git rev-parse HEAD 2>/dev/null || echo unknown); CHANGELOG.md tells what is new.
+  * changelog.gz tells what is new. Built from this commit:
+    $(git rev-parse HEAD 2>/dev/null || echo unknown)
 
  -- $(sed -n 's/^Maintainer: //p' packaging/debian/control)  $(date -uRd "@$SOURCE_DATE_EPOCH")
 END
