@@ -18,6 +18,10 @@ pub mod manual;
 pub mod nat;
 pub mod neighbor;
 pub mod net;
+#[cfg(feature = "dpdk")]
+pub mod notify;
+#[cfg(feature = "dpdk")]
+pub mod privilege;
 pub mod residence;
 #[cfg(feature = "dpdk")]
 pub mod server;

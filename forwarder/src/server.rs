@@ -1,7 +1,7 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
 //! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
-//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
+//! engines, worker threads, flows, service; privileges are given up before EAL and before workers. Stop is the reverse, and ownership enforces most of it: workers give their queues
 //! back, then ports close, then the pool goes, then EAL.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,8 @@ use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::TX_BATCH;
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
+use crate::notify::Watchdog;
+use crate::privilege::{Limits, Privileges};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
@@ -89,6 +91,7 @@ pub struct Server {
     workers: Vec<JoinHandle<Option<DpdkIo>>>,
     ticker: Option<JoinHandle<()>>,
     service: Option<Running>,
+    _watchdog: Option<Watchdog>,
     gateway: Arc<Gateway>,
     cores: Vec<usize>,
 }
@@ -100,6 +103,7 @@ impl Server {
     /// One sentence: what could not be had, and the mend.
     pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
         let service = Service::bind(&config.service)?;
+        let privileges = Privileges::enter(&config, &eal_args)?;
         let config = Arc::new(config);
         let workers = placement.workers.len();
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
@@ -131,6 +135,7 @@ impl Server {
         let mut ios: Vec<DpdkIo> =
             queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
+        let limits = privileges.settle(&eal.runtime_dir())?;
 
         let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
@@ -148,7 +153,8 @@ impl Server {
             );
             handles.push(handle);
             let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
-            let run = move || run_worker(worker, &eal, core, ready);
+            let limits = limits.clone();
+            let run = move || run_worker(worker, &eal, core, &limits, ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
@@ -160,7 +166,8 @@ impl Server {
         let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
-        let service = service.run(Arc::clone(&gateway))?;
+        let service = limits.without_capabilities(|| service.run(Arc::clone(&gateway)))??;
+        let watchdog = limits.without_capabilities(|| Watchdog::start(&gateway))??;
         let ticker = {
             let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
             std::thread::Builder::new().name("leases".into()).spawn(move || {
@@ -175,6 +182,7 @@ impl Server {
             workers: std::mem::take(&mut server.threads),
             ticker: Some(ticker),
             service: Some(service),
+            _watchdog: watchdog,
             gateway,
             cores,
         })
@@ -341,11 +349,12 @@ impl Drop for Starting {
     }
 }
 
-/// Pins and registers the calling thread, tells that on `ready`, and works. None when it could not.
+/// Pins and registers the calling thread, gives up what its loop does not take, tells that on `ready`, and works. None when it could not.
 fn run_worker(
     worker: Worker<DpdkIo, Tsc>,
     eal: &Arc<Eal>,
     core: usize,
+    limits: &Limits,
     ready: Sender<Result<()>>,
 ) -> Option<DpdkIo> {
     let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -358,7 +367,7 @@ fn run_worker(
         eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
     }
     let (told, _registered) = match registered {
-        Ok(registered) => (Ok(()), Some(registered)),
+        Ok(registered) => (limits.worker().map_err(Into::into), Some(registered)),
         Err(e) => (Err(e), None),
     };
     let works = told.is_ok();

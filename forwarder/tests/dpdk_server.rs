@@ -12,7 +12,7 @@ use forwarder::topology::Placement;
 fn start(devices: &[(&str, &str)]) -> (usize, Vec<PortInfo>) {
     let folder = tempfile::tempdir().unwrap();
     let mut text = format!(
-        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
         folder.path().join("s2ds.sock")
     );
     for (i, (device, tags)) in devices.iter().enumerate() {
