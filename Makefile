@@ -83,7 +83,7 @@ lint: ## check format, clippy, and where unsafe code lives
 docs: ## build the API documentation into target/doc
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-ci: deps deps-bench lint test demo sanitize captures ## everything a change has to pass
+ci: deps deps-bench lint test demo sanitize captures deb-test ## everything a change has to pass
 	$(BIN)/s2bench conformance --check docs/nat-conformance.md
 	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick
