@@ -122,17 +122,17 @@ stop() {
     exit "$code"
 }
 
-inside() { nsenter -t "$init" -a -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"; }
+inside() { nsenter -t "$init" -a -- env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"; }
 
 # eventually WHAT COMMAND...: tries for half a minute.
 eventually() {
     local what=$1 tries
     shift
     for tries in $(seq 150); do
-        "$@" >/dev/null 2>&1 && return
+        "$@" >"$state/tried" 2>&1 && return
         sleep 0.2
     done
-    fail "$what (after $tries tries): $*"
+    fail "$what (after $tries tries): $(cat "$state/tried")"
 }
 
 state=$(mktemp -d)
@@ -262,8 +262,8 @@ member s2ctl port list >/dev/null || fail "a member of the group may not use s2c
 stranger s2ctl port list >/dev/null 2>&1 && fail "everybody may use s2ctl"
 stranger cat /etc/scistream/server.key >/dev/null 2>&1 && fail "everybody may read the server's key"
 authorized() {
-    inside sh -c 's2uc check-auth --s2cs localhost:5000 --server-cert /etc/scistream/ca.crt --token /etc/scistream/token --json' |
-        grep -q '"forwarding":true'
+    inside sh -c 's2uc check-auth --s2cs 127.0.0.1:5000 --server-cert /etc/scistream/ca.crt --token /etc/scistream/token --json' |
+        grep '"forwarding":true'
 }
 eventually "s2cs does not answer, or not for s2ds" authorized
 for unit in s2ds s2cs; do
