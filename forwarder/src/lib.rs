@@ -13,6 +13,8 @@ pub mod engine;
 pub mod flow;
 pub mod gateway;
 pub mod io;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod nat;
 pub mod neighbor;
 pub mod net;

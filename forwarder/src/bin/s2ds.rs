@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use forwarder::config::{Config, Sandbox};
-use forwarder::notify;
 use forwarder::privilege::Plan;
 use forwarder::server::Server;
 use forwarder::topology::{self, Machine, Placement};
+use forwarder::{manual, notify};
 use nix::sys::signal::{SigSet, Signal};
 
 /// SciStream data server: relays TCP, UDP and QUIC streams between two networks, rewriting packets in place.
@@ -35,6 +35,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Args::command, "8") {
+        return code;
+    }
     let (eal_args, args) = split(std::env::args().collect());
     match run(eal_args, Args::parse_from(args)) {
         Ok(code) => code,

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser};
 use control::client::{Client, ClientError};
 use forwarder::api::{ApiError, ErrorCode, Reply, Request, Stats};
 use forwarder::config::ConfigError;
+use forwarder::manual;
 
 mod args;
 mod port;
@@ -21,6 +22,9 @@ use args::{Cli, Command, Conn, Port};
 const DROPPED: u8 = 10;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
