@@ -24,6 +24,7 @@ mod ring;
 mod rss;
 pub mod telemetry;
 mod thread;
+mod vhost;
 
 pub use device::interface_mtu;
 pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
@@ -36,3 +37,4 @@ pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;
 pub use thread::WorkerThread;
+pub use vhost::Guest;

@@ -9,6 +9,7 @@ use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
+use super::vhost::{self, Guest};
 use crate::config::Device;
 use crate::flow::Steering;
 use crate::io::PortIndex;
@@ -215,6 +216,12 @@ impl Port {
         (err == 0).then_some(Link { up: up != 0, speed: (speed != 0).then_some(speed) })
     }
 
+    /// The virtual machine connected to a vhost port; none when there is none, and on other ports.
+    #[must_use]
+    pub fn guest(&self) -> Option<Guest> {
+        matches!(self.settings.device, Device::Vhost(_)).then(|| vhost::guest(self.port_id()))?
+    }
+
     /// The device's counters since it was started; zeros when the driver has none.
     #[must_use]
     pub fn stats(&self) -> PortStats {
@@ -341,6 +348,7 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         // SAFETY: the driver's name is a C string that lives as long as the driver.
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     };
+    device.admit_guests(&settings.device)?;
     let may_strip = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_STRIP != 0;
     Ok(Made { driver, mac: mac.addr_bytes, may_strip, steering })
 }
@@ -416,6 +424,9 @@ fn config(
     } else if settings.one_pool {
         // Some drivers take it for a promise of one buffer a frame, too.
         config.txmode.offloads |= info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MBUF_FAST_FREE;
+    }
+    if matches!(settings.device, Device::Vhost(_)) {
+        config.rxmode.offloads &= !vhost::REFUSED_RX_OFFLOADS;
     }
     config
 }
