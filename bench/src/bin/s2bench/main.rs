@@ -3,6 +3,7 @@
 mod compare;
 mod live;
 mod naive;
+mod nic;
 mod pktgen;
 mod report;
 mod stream;
@@ -42,6 +43,8 @@ enum Command {
     Core(CoreArgs),
     /// Measures how quick the control server is and what it needs, and holds it against its goals.
     Control(ControlArgs),
+    /// Runs the relay in a virtual machine on the real drivers of emulated NICs, and shows what holds on which.
+    NicTest(nic::Args),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
     /// Stands between two interfaces or DPDK ports as a WAN: delay, rate, loss and what else paths do.
@@ -180,6 +183,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conform(&args),
         Command::Core(args) => measure(&args),
         Command::Control(args) => measure_control(&args),
+        Command::NicTest(args) => nic::run(&args),
         Command::Topology(args) => hold(&args),
         Command::Wan(args) => wan::run(&args),
         Command::Pktgen(args) => pktgen::run(&args),
