@@ -3,6 +3,7 @@
 #ifndef S2_SHIM_H
 #define S2_SHIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,9 @@ enum {
 	S2_RING_SP_SC = RING_F_SP_ENQ | RING_F_SC_DEQ,
 	S2_SOCKET_ANY = SOCKET_ID_ANY,
 	S2_TEL_DICT_ENTRIES = RTE_TEL_MAX_DICT_ENTRIES,
+	S2_DEV_INTR_LSC = RTE_ETH_DEV_INTR_LSC,
+	S2_DEV_INTR_RMV = RTE_ETH_DEV_INTR_RMV,
+	S2_ETH_ALL = RTE_ETH_ALL,
 };
 
 static const uint64_t S2_RX_VLAN = RTE_MBUF_F_RX_VLAN;
@@ -81,8 +85,16 @@ uint32_t s2_lcore_id(void);
 /* EAL and drivers write to stderr, and nothing to syslog. */
 void s2_log_to_stderr(void);
 
-/* Link state without waiting; mbps is 0 when unknown. Negative errno on failure. */
-int s2_link(uint16_t port, int *up, uint32_t *mbps);
+/* State of a link; mbps is 0 when unknown. */
+struct s2_link_state {
+	uint32_t mbps;
+	bool up;
+	bool full_duplex;
+	bool autoneg;
+};
+
+/* Link state without waiting. Negative errno on failure. */
+int s2_link(uint16_t port, struct s2_link_state *state);
 
 /*
  * A virtual machine on a vhost port. It comes, changes and goes on the vhost library's thread, which notes here what others may

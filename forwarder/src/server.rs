@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::api::{Descriptors, DeviceDetail, GuestDetail, LinkDetail};
 use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
 use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, HANDOVER, engines};
@@ -79,6 +80,36 @@ impl Device for DpdkDevice {
             queues: self.0.settings().queues,
             rx_missed: stats.missed + stats.rx_errors + stats.no_buffer,
             tx_errors: stats.tx_errors,
+            failure: None,
+        }
+    }
+
+    fn detail(&self) -> DeviceDetail {
+        let (facts, can) = (self.0.facts(), &self.0.facts().capabilities);
+        let link = self.0.link().filter(|link| link.up);
+        DeviceDetail {
+            bus: facts.bus.to_owned(),
+            place: facts.place.clone(),
+            interface: facts.interface.clone(),
+            firmware: facts.firmware.clone(),
+            link: LinkDetail {
+                full_duplex: link.map(|l| l.full_duplex),
+                autoneg: link.map(|l| l.autoneg),
+                interrupt: can.link_interrupt,
+                ..LinkDetail::default()
+            },
+            max_mtu: can.max_mtu,
+            max_queues: can.max_queues,
+            rx_descriptors: Descriptors { used: facts.rx_descriptors, most: can.max_rx_descriptors },
+            tx_descriptors: Descriptors { used: facts.tx_descriptors, most: can.max_tx_descriptors },
+            steering_why: facts.steering_why.clone(),
+            offloads: facts.offloads.clone(),
+            guest: self.0.guest().map(|guest| GuestDetail {
+                features: guest.feature_names().map(str::to_owned).collect(),
+                queue_pairs: guest.queue_pairs,
+                mtu: guest.mtu,
+            }),
+            xstats: self.0.xstats().into_iter().collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::Wire;
+use super::wire::Wire;
 
 /// A kind of emulated NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
@@ -54,7 +54,7 @@ impl fmt::Display for Model {
 /// Where a NIC's cable leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
-    /// To a [`Wire`]: whole frames, as they are.
+    /// To a socket of this process: a datagram is a frame, as it is. See [`super::Guest::wire`].
     Frames,
     /// To a tap interface of the namespace that QEMU runs in. It may be moved to another one once the guest runs.
     Tap {
@@ -172,7 +172,7 @@ impl Machine {
         ]);
         for (i, nic) in self.nics.iter().enumerate() {
             args.extend(nic.port(i));
-            args.extend(nic.cable(i, dir, wires.get(i).and_then(Option::as_ref)));
+            args.extend(nic.cable(i, wires.get(i).and_then(Option::as_ref)));
             args.extend(["-device".into(), nic.device(i)]);
         }
         args
@@ -189,11 +189,11 @@ impl Nic {
         vec!["-device".into(), port]
     }
 
-    fn cable(&self, i: usize, dir: &Path, wire: Option<&Wire>) -> Vec<String> {
+    fn cable(&self, i: usize, wire: Option<&Wire>) -> Vec<String> {
         let id = netdev_id(i);
         let netdev = |text: String| vec!["-netdev".to_owned(), text];
         match &self.backend {
-            Backend::Frames => wire.map(|w| netdev(w.netdev(&id, &wire_path(dir, i)))).unwrap_or_default(),
+            Backend::Frames => wire.map(|w| netdev(w.netdev(&id))).unwrap_or_default(),
             Backend::Tap { name, queues } => {
                 netdev(format!("tap,id={id},ifname={name},script=no,downscript=no,vhost=off,queues={queues}"))
             }

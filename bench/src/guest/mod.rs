@@ -3,7 +3,7 @@
 //! [`Packages`] are QEMU and a kernel that `scripts/nic-guest.sh` has unpacked. An [`Image`] is the guest's file system, made
 //! of this machine's files. A [`Machine`] says what QEMU emulates. [`Guest::boot`] starts it, without KVM, in the network
 //! namespace given; from then on commands run in the guest by [`Guest::run`], devices are changed by [`Guest::qmp`], and what
-//! goes over the cables is on [`Guest::wire`]s, taps or vhost-user sockets.
+//! goes over the cables is on a [`Guest::wire`], a tap or a vhost-user socket.
 //!
 //! QEMU ends with the guest's owner, however that goes.
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ mod qmp;
 mod wire;
 
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,10 @@ pub use image::{Image, VFIO, VIRTIO_NET};
 pub use machine::{Backend, Machine, Model, Nic};
 pub use packages::Packages;
 pub use qmp::Qmp;
-pub use wire::Wire;
 
 use crate::topology::{Netns, Process};
 use console::Console;
+use wire::Wire;
 
 /// How long QEMU may take to open its sockets.
 const QEMU: Duration = Duration::from_secs(20);
@@ -74,10 +74,20 @@ impl Guest {
         // A guest that writes to nobody is not heard: the console first.
         let console = Console::new(connect(&mut qemu, &dir.join("console"))?)?;
         let qmp = Qmp::new(connect(&mut qemu, &dir.join("qmp"))?)?;
+        wires.iter().flatten().try_for_each(Wire::connect)?;
         let mut guest = Guest { qemu, console, qmp, wires, nics: machine.nics.clone(), dir };
         let end = Instant::now() + BOOT;
-        while guest.console.greeting(Instant::now() + Duration::from_secs(1))?.is_none() {
-            guest.alive()?;
+        loop {
+            match guest.console.greeting(Instant::now() + Duration::from_secs(1)) {
+                Ok(Some(_)) => break,
+                Ok(None) => guest.alive()?,
+                // It ends a moment after its sockets do.
+                Err(e) => {
+                    let ended = guest.qemu.wait(QEMU);
+                    guest.alive()?;
+                    return Err(e.context(format!("QEMU runs ({ended:?})")));
+                }
+            }
             ensure!(Instant::now() < end, "the guest did not boot within {BOOT:?}: {}", guest.kernel_said());
         }
         // QEMU has read it.
@@ -172,9 +182,11 @@ impl Guest {
         self.ok(&format!("cat /run/{name}.log"))
     }
 
-    /// The far end of a NIC's cable, by the NIC's place in [`Machine::nics`].
-    pub fn wire(&self, nic: usize) -> Result<&Wire> {
-        self.wires.get(nic).and_then(Option::as_ref).with_context(|| format!("NIC {nic} has no wire"))
+    /// The far end of the cable of a NIC with [`Backend::Frames`], by the NIC's place in [`Machine::nics`]: every datagram
+    /// is a frame. It blocks, and sending fails when QEMU makes no room for a frame in 10 seconds.
+    pub fn wire(&self, nic: usize) -> Result<&UnixDatagram> {
+        let wire = self.wires.get(nic).and_then(Option::as_ref);
+        wire.map(|w| &w.socket).with_context(|| format!("NIC {nic} has no wire"))
     }
 
     /// A NIC's PCI address in the guest.

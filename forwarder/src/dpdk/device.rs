@@ -126,6 +126,11 @@ impl Attached {
         self.port_id.unwrap_or(u16::MAX)
     }
 
+    /// DPDK's bus, and the device's name there.
+    pub(super) fn place(&self) -> (&'static str, String) {
+        (self.bus, self.name.to_string_lossy().into_owned())
+    }
+
     /// Starts the configured device.
     pub(super) fn start(&mut self) -> Result<(), c_int> {
         // SAFETY: the port is ours and not started.

@@ -12,6 +12,7 @@
 //!
 //! Threads that allocate or free mbufs often hold a [`WorkerThread`], which gives them a mempool cache of their own.
 
+mod capability;
 mod device;
 mod eal;
 mod error;
@@ -26,13 +27,14 @@ pub mod telemetry;
 mod thread;
 mod vhost;
 
+pub use capability::Capabilities;
 pub use device::interface_mtu;
 pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
 pub use error::DpdkError;
 pub use io::DpdkIo;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, data_room_for};
-pub use port::{Link, Port, PortSettings, PortStats, RingPort, Steer};
+pub use port::{Facts, Link, Port, PortSettings, PortStats, RingPort, Steer};
 pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;

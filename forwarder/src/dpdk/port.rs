@@ -2,7 +2,8 @@ use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::device::{Attached, Fault, sizes_frames_itself};
+use super::capability::{Capabilities, Multicast, Setup};
+use super::device::{Attached, Fault, kernel_interface, sizes_frames_itself};
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
 use super::mempool::Mempool;
@@ -10,6 +11,7 @@ use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
 use super::vhost::{self, Guest};
+use crate::api::Offload;
 use crate::config::Device;
 use crate::flow::Steering;
 use crate::io::PortIndex;
@@ -44,7 +46,7 @@ pub struct PortSettings {
 
 impl PortSettings {
     /// Ids that a filter of the device must pass: it looks at the outermost tag.
-    fn filtered_ids(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(super) fn filtered_ids(&self) -> impl Iterator<Item = u16> + '_ {
         self.tags.iter().filter_map(|tags| tags.outer.or(tags.inner))
     }
 
@@ -77,9 +79,37 @@ pub struct Port {
     _rings: Vec<Arc<Ring>>,
     pool: Arc<Mempool>,
     settings: PortSettings,
-    driver: String,
-    mac: [u8; 6],
+    facts: Facts,
     steering: Steering,
+}
+
+/// What was found out about a device when it was opened.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The driver's name, such as `net_af_packet`.
+    pub driver: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// NUMA node of the device, when it has one.
+    pub numa_node: Option<i32>,
+    /// DPDK's bus: `pci` or `vdev`.
+    pub bus: &'static str,
+    /// Its name there.
+    pub place: String,
+    /// The kernel's interface, when it has one.
+    pub interface: Option<String>,
+    /// Firmware version, when the driver tells.
+    pub firmware: Option<String>,
+    /// What the device can do.
+    pub capabilities: Capabilities,
+    /// Receive descriptors of a queue.
+    pub rx_descriptors: u16,
+    /// Send descriptors of a queue.
+    pub tx_descriptors: u16,
+    /// Who does what.
+    pub offloads: Vec<Offload>,
+    /// Why packets come to their workers as they do.
+    pub steering_why: String,
 }
 
 /// A port over rings, its queues, and the far ends of these.
@@ -92,6 +122,10 @@ pub struct Link {
     pub up: bool,
     /// Mbit/s, when known.
     pub speed: Option<u32>,
+    /// Both directions at once.
+    pub full_duplex: bool,
+    /// Speed and duplex were agreed with the other end.
+    pub autoneg: bool,
 }
 
 /// The device's own counters.
@@ -156,9 +190,10 @@ impl Port {
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
-        let Made { driver, mac, may_strip, steering } = made;
+        let (facts, steering) = made;
+        let may_strip = facts.capabilities.vlan_strip;
         let port =
-            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, driver, mac, steering });
+            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, steering });
         let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, may_strip)).collect();
         Ok((port, queues))
     }
@@ -184,13 +219,19 @@ impl Port {
     /// The driver's name, such as `net_af_packet`.
     #[must_use]
     pub fn driver(&self) -> &str {
-        &self.driver
+        &self.facts.driver
     }
 
     /// MAC address.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
-        self.mac
+        self.facts.mac
+    }
+
+    /// What was found out about the device when it was opened.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// How packets come to the queue of the worker they belong to.
@@ -202,18 +243,21 @@ impl Port {
     /// NUMA node of the device, when it has one.
     #[must_use]
     pub fn numa_node(&self) -> Option<i32> {
-        // SAFETY: the port is open.
-        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(self.port_id()) };
-        (node >= 0).then_some(node)
+        self.facts.numa_node
     }
 
     /// State of the link now, without waiting for it to change; none when the driver does not tell.
     #[must_use]
     pub fn link(&self) -> Option<Link> {
-        let (mut up, mut speed) = (0, 0);
-        // SAFETY: the port is open; two places for the answer.
-        let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut up, &raw mut speed) };
-        (err == 0).then_some(Link { up: up != 0, speed: (speed != 0).then_some(speed) })
+        let mut state = dpdk_sys::s2_link_state::default();
+        // SAFETY: the port is open; a place for the answer.
+        let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut state) };
+        (err == 0).then_some(Link {
+            up: state.up,
+            speed: (state.mbps != 0).then_some(state.mbps),
+            full_duplex: state.full_duplex,
+            autoneg: state.autoneg,
+        })
     }
 
     /// The virtual machine connected to a vhost port; none when there is none, and on other ports.
@@ -240,6 +284,36 @@ impl Port {
         }
     }
 
+    /// The driver's own counters by DPDK's names; none when it has none.
+    #[must_use]
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        // Those of net_vhost are the vhost library's, which frees them when the guest goes, whoever reads.
+        if matches!(self.settings.device, Device::Vhost(_)) {
+            return Vec::new();
+        }
+        // SAFETY: the port is open; null and 0 ask for the number.
+        let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(self.port_id(), std::ptr::null_mut(), 0) };
+        let Ok(count) = u32::try_from(count) else { return Vec::new() };
+        let mut names = vec![dpdk_sys::rte_eth_xstat_name::default(); count as usize];
+        let mut values = vec![dpdk_sys::rte_eth_xstat::default(); count as usize];
+        // SAFETY: the port is open; places for as many answers as said.
+        let (named, valued) = unsafe {
+            (
+                dpdk_sys::rte_eth_xstats_get_names(self.port_id(), names.as_mut_ptr(), count),
+                dpdk_sys::rte_eth_xstats_get(self.port_id(), values.as_mut_ptr(), count),
+            )
+        };
+        let valued = usize::try_from(valued).unwrap_or(0);
+        if usize::try_from(named).unwrap_or(0) > names.len() || valued > values.len() {
+            return Vec::new();
+        }
+        let name = |id: u64| {
+            let bytes = names.get(usize::try_from(id).ok()?)?.name.map(|c| c as u8);
+            Some(CStr::from_bytes_until_nul(&bytes).ok()?.to_string_lossy().into_owned())
+        };
+        values[..valued].iter().filter_map(|v| Some((name(v.id)?, v.value))).collect()
+    }
+
     /// Receives frames for everybody from now on, as a wire does.
     ///
     /// # Errors
@@ -261,15 +335,12 @@ impl Port {
     }
 }
 
-struct Made {
-    driver: String,
-    mac: [u8; 6],
-    may_strip: bool,
-    steering: Steering,
-}
-
 /// From plugged in to running.
-fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>) -> Result<Made, Fault> {
+fn configure(
+    device: &mut Attached,
+    settings: &PortSettings,
+    pool: &Arc<Mempool>,
+) -> Result<(Facts, Steering), Fault> {
     let id = device.port_id();
     let failed =
         |what: &str, err: i32, mend: &str| Fault::new(format!("{what} failed ({})", errno_text(err)), mend);
@@ -280,7 +351,10 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     if err < 0 {
         return Err(failed("asking the driver for its limits", err, "use another device"));
     }
-    check_limits(settings, &info, pool)?;
+    // SAFETY: a driver that gives its flags gives them for as long as it is loaded.
+    let dev_flags = unsafe { info.dev_flags.as_ref() }.copied().unwrap_or(0);
+    let capabilities = Capabilities::of(&info, dev_flags);
+    check_limits(settings, &info, &capabilities, pool)?;
 
     let mut rss = Rss::plan(settings, &info)?;
     let config = config(settings, &info, pool, &mut rss);
@@ -302,8 +376,8 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         return Err(failed("choosing the number of descriptors", err, "use the default numbers"));
     }
     // SAFETY: the port is ours.
-    let node = u32::try_from(unsafe { dpdk_sys::rte_eth_dev_socket_id(id) })
-        .unwrap_or(dpdk_sys::S2_SOCKET_ANY.cast_unsigned());
+    let numa_node = unsafe { dpdk_sys::rte_eth_dev_socket_id(id) };
+    let node = u32::try_from(numa_node).unwrap_or(dpdk_sys::S2_SOCKET_ANY.cast_unsigned());
     for queue in 0..queues {
         // SAFETY: the port is configured with that many queues, null asks for the driver's defaults, and the port keeps the
         // pool alive.
@@ -333,8 +407,8 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     }
     device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
     admit_vlan(id, settings, &config);
-    admit_multicast(id, settings)?;
-    let steering = rss::steer(device, settings, &rss);
+    let multicast = admit_multicast(id, settings)?;
+    let (steering, steering_why) = rss::steer(device, settings, &rss);
 
     let mut mac = dpdk_sys::rte_ether_addr::default();
     // SAFETY: the port is ours; a place for the answer.
@@ -349,16 +423,63 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     };
     device.admit_guests(&settings.device)?;
-    let may_strip = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_STRIP != 0;
-    Ok(Made { driver, mac: mac.addr_bytes, may_strip, steering })
+    let setup = Setup {
+        settings,
+        can: &capabilities,
+        data_room: pool.data_room(),
+        outgrows: outgrows(settings, pool),
+        multicast,
+        how: steering.how(),
+        steering_why: &steering_why,
+    };
+    let mut offloads = setup.offloads();
+    if matches!(settings.device, Device::Vhost(_)) {
+        offloads.extend(vhost::offloads());
+    }
+    let (bus, place) = device.place();
+    let facts = Facts {
+        driver,
+        mac: mac.addr_bytes,
+        numa_node: (numa_node >= 0).then_some(numa_node),
+        bus,
+        place,
+        interface: kernel_interface(&settings.device)
+            .map(str::to_owned)
+            .or_else(|| interface_name(info.if_index)),
+        firmware: firmware(id),
+        capabilities,
+        rx_descriptors: rx,
+        tx_descriptors: tx,
+        offloads,
+        steering_why,
+    };
+    Ok((facts, steering))
+}
+
+/// The version of the device's firmware, when the driver tells.
+fn firmware(id: u16) -> Option<String> {
+    let mut text = [0u8; 128];
+    // SAFETY: the port is ours; a place for the answer, of that length.
+    let err = unsafe { dpdk_sys::rte_eth_dev_fw_version_get(id, text.as_mut_ptr().cast(), text.len()) };
+    let text = CStr::from_bytes_until_nul(&text).ok()?.to_string_lossy().trim().to_owned();
+    (err == 0 && !text.is_empty()).then_some(text)
+}
+
+/// The name of a kernel interface; 0 is none.
+fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: a place for a name, of the length that is asked for.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    (!found.is_null()).then(|| CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned))?
 }
 
 fn check_limits(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
+    can: &Capabilities,
     pool: &Arc<Mempool>,
 ) -> Result<(), Fault> {
-    let has = info.max_rx_queues.min(info.max_tx_queues);
+    let has = can.max_queues;
     if has < settings.queues {
         return Err(Fault::new(
             format!("{} queues are wanted and the device has {has}", settings.queues),
@@ -371,9 +492,7 @@ fn check_limits(
             "lower the port's mtu",
         ));
     }
-    let chains = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_SCATTER != 0
-        && info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MULTI_SEGS != 0;
-    if outgrows(settings, pool) && !chains {
+    if outgrows(settings, pool) && !can.chains {
         return Err(Fault::new(
             format!(
                 "a frame of MTU {} does not fit into packet buffers of {} bytes, and the device takes one a frame",
@@ -443,9 +562,9 @@ fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf)
 
 /// Neighbour discovery (RFC 4861) needs multicast: by address, else all of it, else everything. A device that knows none
 /// of the three has no filter.
-fn admit_multicast(id: u16, settings: &PortSettings) -> Result<(), Fault> {
+fn admit_multicast(id: u16, settings: &PortSettings) -> Result<Multicast, Fault> {
     if settings.multicast.is_empty() {
-        return Ok(());
+        return Ok(Multicast::Unwanted);
     }
     let mut list: Vec<dpdk_sys::rte_ether_addr> =
         settings.multicast.iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: *mac }).collect();
@@ -456,16 +575,20 @@ fn admit_multicast(id: u16, settings: &PortSettings) -> Result<(), Fault> {
     let mut all_multicast = || unsafe { dpdk_sys::rte_eth_allmulticast_enable(id) };
     // SAFETY: the port is ours.
     let mut everything = || unsafe { dpdk_sys::rte_eth_promiscuous_enable(id) };
-    let ways: [&mut dyn FnMut() -> i32; 3] = [&mut by_address, &mut all_multicast, &mut everything];
+    let ways: [(Multicast, &mut dyn FnMut() -> i32); 3] = [
+        (Multicast::ByAddress, &mut by_address),
+        (Multicast::All, &mut all_multicast),
+        (Multicast::Everything, &mut everything),
+    ];
     let mut refusal = None;
-    for way in ways {
+    for (kind, way) in ways {
         match way() {
-            0 => return Ok(()),
+            0 => return Ok(kind),
             err if err == -libc::ENOTSUP => {}
             err => refusal = Some(err),
         }
     }
-    let Some(err) = refusal else { return Ok(()) };
+    let Some(err) = refusal else { return Ok(Multicast::NoFilter) };
     Err(Fault::new(
         format!("it cannot be made to receive multicast ({})", errno_text(err)),
         "use another device, or remove the port's IPv6 addresses",

@@ -22,6 +22,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::unistd::{Gid, Group};
 
 use super::device::Fault;
+use crate::api::{Offload, OffloadBy};
 use crate::config::VhostSocket;
 
 /// Mode of a socket on which the forwarder listens.
@@ -99,6 +100,24 @@ pub(super) fn guest(port_id: u16) -> Option<Guest> {
     // A pair is usable when the guest has enabled both directions.
     let queue_pairs = (raw.rx & raw.tx).trailing_ones() as u16;
     Some(Guest { features: raw.features, queue_pairs, mtu: (raw.mtu != 0).then_some(raw.mtu) })
+}
+
+/// What a guest may leave to its NIC, and who does it.
+pub(super) fn offloads() -> [Offload; 3] {
+    [
+        ("guest's checksums", OffloadBy::Software, "completed as the frame is taken, before it is relayed"),
+        (
+            "guest's segmentation",
+            OffloadBy::Off,
+            "not offered: no way out would do it; the guest's kernel does",
+        ),
+        (
+            "guest's mergeable buffers",
+            OffloadBy::Software,
+            "offered: a frame may take several of the guest's receive buffers",
+        ),
+    ]
+    .map(|(name, by, why)| Offload { name: name.to_owned(), by, why: why.to_owned() })
 }
 
 /// Arguments of net_vhost. What decides about correctness is said though it is the driver's default.

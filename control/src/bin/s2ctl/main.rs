@@ -10,6 +10,7 @@ use control::client::{Client, ClientError};
 use forwarder::api::{ApiError, ErrorCode, Reply, Request, Stats};
 
 mod args;
+mod port;
 mod show;
 
 use args::{Cli, Command, Conn, Port};
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flow(flow) => flow.into(),
         Command::Conn(Conn::List { flow, limit }) => Request::ConnectionList { flow, limit },
         Command::Port(Port::List) => Request::PortList,
+        Command::Port(Port::Show { name, all }) => Request::PortShow { name, all },
         Command::Stats { watch, interval } => {
             let mut client = Client::connect(&cli.socket)?;
             if watch {
