@@ -189,7 +189,7 @@ impl Host {
             let columns = names.split_whitespace().zip(values.split_whitespace());
             wrong += columns
                 .filter(|(name, _)| *name == "InCsumErrors")
-                .filter_map(|(_, n)| n.parse().ok())
+                .filter_map(|(_, n)| n.parse::<u64>().ok())
                 .sum::<u64>();
         }
         let counted = v6.lines().filter(|line| line.contains("InCsumErrors"));
