@@ -7,9 +7,11 @@ const OLDEST: (u32, u32) = (22, 11);
 const NEWEST: (u32, u32) = (25, 11);
 
 /// The shared libraries whose functions are bound. Drivers are absent on purpose: EAL loads them from its own folder.
-/// `rte_net_ring` is the exception, because `rte_eth_from_rings` is called directly. `rte_log` exists from 24.03 on.
-const LIBRARIES: [&str; 7] =
-    ["rte_eal", "rte_ethdev", "rte_log", "rte_mbuf", "rte_mempool", "rte_ring", "rte_telemetry"];
+/// [`DRIVERS`] are the exception. `rte_log` exists from 24.03 on.
+const LIBRARIES: [&str; 8] =
+    ["rte_eal", "rte_ethdev", "rte_log", "rte_mbuf", "rte_mempool", "rte_ring", "rte_telemetry", "rte_vhost"];
+/// Drivers with functions of their own that are called directly.
+const DRIVERS: [&str; 2] = ["rte_net_ring", "rte_net_vhost"];
 
 fn main() {
     for file in ["build.rs", "csrc/shim.c", "csrc/shim.h"] {
@@ -36,7 +38,9 @@ fn build() -> Result<(), String> {
     for library in LIBRARIES.iter().filter(|l| dpdk.libs.iter().any(|have| have == *l)) {
         println!("cargo::rustc-link-lib=dylib={library}");
     }
-    println!("cargo::rustc-link-lib=dylib=rte_net_ring");
+    for driver in DRIVERS {
+        println!("cargo::rustc-link-lib=dylib={driver}");
+    }
 
     let mut flags: Vec<String> = dpdk.include_paths.iter().map(|p| format!("-I{}", p.display())).collect();
     flags.extend(["-include".to_owned(), "rte_config.h".to_owned()]);
@@ -101,6 +105,7 @@ fn bind(flags: &[String], version: &str) -> Result<bindgen::Bindings, String> {
         .allowlist_function("rte_dev_(event_monitor_start|hotplug_handle_enable)")
         .allowlist_function("rte_eth_dev_rss_reta_(update|query)")
         .allowlist_function("rte_eth_(allmulticast_enable|promiscuous_enable)")
+        .allowlist_function("rte_vhost_driver_disable_features")
         .allowlist_function("rte_telemetry_register_cmd|rte_tel_data_start_dict")
         // Known to Rust by pointer only (see src/lib.rs): their shapes differ between releases.
         .blocklist_type("rte_(mbuf|mempool|ring|device|tel_data)(__bindgen.*)?")

@@ -176,7 +176,18 @@ fn tables_show_what_matters() {
             port.lines().find(|l| l.starts_with(field)).unwrap_or_else(|| panic!("no {field} in\n{port}"));
         assert_eq!(row[field.len()..].trim_start(), value, "{field}");
     }
-    shows(&port, &["DEVICE RX_ERRORS", "4713", "10.0.0.9", "02:00:00:00:00:66", "resol\\u{1b}[31mving"]);
+    shows(
+        &port,
+        &[
+            "MRG_RXBUF",
+            "8996",
+            "DEVICE RX_ERRORS",
+            "4713",
+            "10.0.0.9",
+            "02:00:00:00:00:66",
+            "resol\\u{1b}[31mving",
+        ],
+    );
     let stats = good(&fixture, &["stats"]);
     shows(&stats, &["up 1m 30s, epoch 6", "drop source_denied", "25.0 %", "source_denied 5"]);
     assert!(!stats.contains("ttl_expired"), "{stats}");

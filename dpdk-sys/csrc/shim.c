@@ -89,6 +89,99 @@ int s2_link(uint16_t port, struct s2_link_state *state)
 	return 0;
 }
 
+/* Written by the vhost library's thread, read by any. */
+static struct {
+	uint64_t features, rx, tx;
+	uint16_t mtu;
+	bool connected;
+} guests[RTE_MAX_ETHPORTS];
+
+static void note_queues(uint16_t port)
+{
+	struct rte_eth_vhost_queue_event event;
+
+	while (rte_eth_vhost_get_queue_event(port, &event) == 0) {
+		uint64_t *mask = event.rx ? &guests[port].rx : &guests[port].tx;
+		uint64_t bit = event.queue_id < 64 ? UINT64_C(1) << event.queue_id : 0;
+
+		if (event.enable)
+			__atomic_or_fetch(mask, bit, __ATOMIC_RELAXED);
+		else
+			__atomic_and_fetch(mask, ~bit, __ATOMIC_RELAXED);
+	}
+}
+
+static void note_guest(uint16_t port)
+{
+	struct rte_eth_link link = {0};
+	uint64_t features = 0;
+	uint16_t mtu = 0;
+	int vid = rte_eth_vhost_get_vid_from_port_id(port);
+	bool connected = rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP && vid >= 0;
+
+	if (connected) {
+		if (rte_vhost_get_negotiated_features(vid, &features) != 0)
+			features = 0;
+		if (!(features & UINT64_C(1) << VIRTIO_NET_F_MTU) || rte_vhost_get_mtu(vid, &mtu) != 0)
+			mtu = 0;
+	} else {
+		/* The driver forgets its queues without a word. */
+		__atomic_store_n(&guests[port].rx, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&guests[port].tx, 0, __ATOMIC_RELAXED);
+	}
+	__atomic_store_n(&guests[port].features, features, __ATOMIC_RELAXED);
+	__atomic_store_n(&guests[port].mtu, mtu, __ATOMIC_RELAXED);
+	__atomic_store_n(&guests[port].connected, connected, __ATOMIC_RELEASE);
+}
+
+static int vhost_event(uint16_t port, enum rte_eth_event_type type, void *arg, void *ret)
+{
+	(void)arg;
+	(void)ret;
+	if (type == RTE_ETH_EVENT_QUEUE_STATE)
+		note_queues(port);
+	else
+		note_guest(port);
+	return 0;
+}
+
+int s2_vhost_watch(uint16_t port)
+{
+	int err;
+
+	if (port >= RTE_MAX_ETHPORTS)
+		return -EINVAL;
+	err = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_QUEUE_STATE, vhost_event, NULL);
+	if (err == 0)
+		err = rte_eth_dev_callback_register(port, RTE_ETH_EVENT_INTR_LSC, vhost_event, NULL);
+	if (err != 0)
+		return err;
+	/* It may be there already where we call. */
+	note_queues(port);
+	note_guest(port);
+	return 0;
+}
+
+void s2_vhost_unwatch(uint16_t port)
+{
+	if (port >= RTE_MAX_ETHPORTS)
+		return;
+	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_QUEUE_STATE, vhost_event, NULL);
+	rte_eth_dev_callback_unregister(port, RTE_ETH_EVENT_INTR_LSC, vhost_event, NULL);
+	memset(&guests[port], 0, sizeof(guests[port]));
+}
+
+bool s2_vhost_guest_of(uint16_t port, struct s2_vhost_guest *guest)
+{
+	if (port >= RTE_MAX_ETHPORTS || !__atomic_load_n(&guests[port].connected, __ATOMIC_ACQUIRE))
+		return false;
+	guest->features = __atomic_load_n(&guests[port].features, __ATOMIC_RELAXED);
+	guest->rx = __atomic_load_n(&guests[port].rx, __ATOMIC_RELAXED);
+	guest->tx = __atomic_load_n(&guests[port].tx, __ATOMIC_RELAXED);
+	guest->mtu = __atomic_load_n(&guests[port].mtu, __ATOMIC_RELAXED);
+	return true;
+}
+
 int s2_rss_set(uint16_t port, const uint8_t *key, uint8_t len, uint64_t types)
 {
 	uint8_t was[UINT8_MAX] = {0};
@@ -199,6 +292,8 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		{'f', "S2_RX_VLAN_STRIPPED", RTE_MBUF_F_RX_VLAN_STRIPPED},
 		{'f', "S2_RX_OFFLOAD_VLAN_STRIP", RTE_ETH_RX_OFFLOAD_VLAN_STRIP},
 		{'f', "S2_RX_OFFLOAD_VLAN_FILTER", RTE_ETH_RX_OFFLOAD_VLAN_FILTER},
+		{'f', "S2_RX_OFFLOAD_TCP_CKSUM", RTE_ETH_RX_OFFLOAD_TCP_CKSUM},
+		{'f', "S2_RX_OFFLOAD_UDP_CKSUM", RTE_ETH_RX_OFFLOAD_UDP_CKSUM},
 		{'f', "S2_RX_OFFLOAD_SCATTER", RTE_ETH_RX_OFFLOAD_SCATTER},
 		{'f', "S2_TX_OFFLOAD_MULTI_SEGS", RTE_ETH_TX_OFFLOAD_MULTI_SEGS},
 		{'f', "S2_TX_OFFLOAD_MBUF_FAST_FREE", RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},

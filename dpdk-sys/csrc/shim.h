@@ -11,6 +11,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_eth_ring.h>
+#include <rte_eth_vhost.h>
 #include <rte_ethdev.h>
 #include <rte_flow.h>
 #include <rte_lcore.h>
@@ -50,6 +51,8 @@ static const uint64_t S2_RX_VLAN = RTE_MBUF_F_RX_VLAN;
 static const uint64_t S2_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
 static const uint64_t S2_RX_OFFLOAD_VLAN_STRIP = RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
 static const uint64_t S2_RX_OFFLOAD_VLAN_FILTER = RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+static const uint64_t S2_RX_OFFLOAD_TCP_CKSUM = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
+static const uint64_t S2_RX_OFFLOAD_UDP_CKSUM = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
 static const uint64_t S2_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t S2_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t S2_TX_OFFLOAD_MBUF_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
@@ -94,6 +97,21 @@ struct s2_link_state {
 
 /* Link state without waiting. Negative errno on failure. */
 int s2_link(uint16_t port, struct s2_link_state *state);
+
+/*
+ * A virtual machine on a vhost port. It comes, changes and goes on the vhost library's thread, which notes here what others may
+ * read: the library's own answers are not safe to ask for while it goes.
+ */
+struct s2_vhost_guest {
+	uint64_t features; /* those both sides have */
+	uint64_t rx, tx; /* queues enabled, a bit each, the first 64; rx is what we receive from */
+	uint16_t mtu; /* 0: the guest was told none */
+};
+/* Begins to note; a negative errno on failure. To be undone before the port is closed. */
+int s2_vhost_watch(uint16_t port);
+void s2_vhost_unwatch(uint16_t port);
+/* False when there is no guest. */
+bool s2_vhost_guest_of(uint16_t port, struct s2_vhost_guest *guest);
 
 /*
  * Sets key and hash types, and Toeplitz where the release can tell hash functions apart. 0, or a negative errno; also when

@@ -207,7 +207,7 @@ fn every_refusal_is_a_sentence_and_leaves_nothing() {
         (with(Device::AfXdp("no-such-if".to_owned())), "no interface no-such-if"),
         (with(Device::Pcap(nowhere())), "cannot be read (No such file"),
         (with(Device::Memif(nowhere())), "folder /nonexistent does not exist"),
-        (with(Device::Vhost(nowhere())), "folder /nonexistent does not exist"),
+        (with("vhost:/nonexistent/s".parse().unwrap()), "folder /nonexistent does not exist"),
         (with(vdev("net_no_such_driver0")), "its driver refuses it"),
         (with(vdev(",size=64")), "names no driver"),
         (with(vdev("net_null\0")), "NUL"),
@@ -247,7 +247,7 @@ fn sockets_of_memif_and_vhost_come_and_go() {
     let pool = pool(&eal, 1023);
     for (device, path, driver) in [
         (Device::Memif(memif.clone()), &memif, "net_memif"),
-        (Device::Vhost(vhost.clone()), &vhost, "net_vhost"),
+        (format!("vhost:{}", vhost.display()).parse().unwrap(), &vhost, "net_vhost"),
     ] {
         let (port, mut queues) = Port::open(&eal, settings(device), &pool).unwrap();
         assert_eq!(port.driver(), driver);

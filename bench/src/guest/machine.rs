@@ -17,11 +17,15 @@ pub enum Model {
     Vmxnet3,
     /// The open standard of virtual machines, at its version 1.
     Virtio,
+    /// The same for the guest's own kernel, behind [`Backend::VhostUser`].
+    #[value(name = "vhost-user")]
+    #[serde(rename = "vhost-user")]
+    Vhost,
 }
 
 impl Model {
     /// All.
-    pub const ALL: [Model; 4] = [Model::Igb, Model::E1000e, Model::Vmxnet3, Model::Virtio];
+    pub const ALL: [Model; 5] = [Model::Igb, Model::E1000e, Model::Vmxnet3, Model::Virtio, Model::Vhost];
 
     /// Its name here.
     #[must_use]
@@ -31,6 +35,7 @@ impl Model {
             Model::E1000e => "e1000e",
             Model::Vmxnet3 => "vmxnet3",
             Model::Virtio => "virtio",
+            Model::Vhost => "vhost-user",
         }
     }
 
@@ -41,6 +46,7 @@ impl Model {
             Model::E1000e => "e1000e",
             Model::Vmxnet3 => "vmxnet3",
             Model::Virtio => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
+            Model::Vhost => "virtio-net-pci",
         }
     }
 }
@@ -63,7 +69,8 @@ pub enum Backend {
         /// Pairs of queues.
         queues: u16,
     },
-    /// To another process by vhost-user; it listens there. Needs [`Machine::shared_memory`] and [`Model::Virtio`].
+    /// To another process by vhost-user; it listens there, and when it has gone is called every second until it is back. Needs
+    /// [`Machine::shared_memory`] and [`Model::Vhost`].
     VhostUser {
         /// Path of its socket.
         socket: PathBuf,
@@ -199,8 +206,10 @@ impl Nic {
                 netdev(format!("tap,id={id},ifname={name},script=no,downscript=no,vhost=off,queues={queues}"))
             }
             Backend::VhostUser { socket, queues } => {
-                let mut args =
-                    vec!["-chardev".to_owned(), format!("socket,id=plug{i},path={}", socket.display())];
+                let mut args = vec![
+                    "-chardev".to_owned(),
+                    format!("socket,id=plug{i},path={},reconnect=1", socket.display()),
+                ];
                 args.extend(netdev(format!("vhost-user,id={id},chardev=plug{i},queues={queues}")));
                 args
             }
@@ -221,7 +230,7 @@ impl Nic {
             Backend::Frames => 1,
             Backend::Tap { queues, .. } | Backend::VhostUser { queues, .. } => *queues,
         };
-        if queues > 1 && self.model == Model::Virtio {
+        if queues > 1 && matches!(self.model, Model::Virtio | Model::Vhost) {
             text += &format!(",mq=on,vectors={}", 2 * queues + 2);
         }
         if !self.options.is_empty() {

@@ -5,6 +5,8 @@
 //! time runs in the guest: on the first pair, on a VLAN and with large packets, on the taps with two workers, and
 //! at last with a third port whose device is unplugged ([`removal`]).
 //!
+//! [`vhost`] is the other way round: there s2ds runs on this machine, and the guest is what it relays for.
+//!
 //! Everything is functional. Nothing here is quick: the guest's processors are translated ones.
 #![forbid(unsafe_code)]
 
@@ -14,6 +16,7 @@ mod relay;
 mod removal;
 mod report;
 mod streams;
+mod vhost;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +48,20 @@ pub fn run(models: &[Model]) -> Result<Report> {
         "this machine has no /dev/net/tun, which taps need; load the kernel module with `modprobe tun`"
     );
     let mut report = Report::new(models, packages.versions()?);
+    let inside: Vec<Model> = models.iter().copied().filter(|m| *m != Model::Vhost).collect();
+    if !inside.is_empty() {
+        in_guest(&packages, &inside, &mut report)?;
+    }
+    if models.contains(&Model::Vhost) {
+        vhost::run(&packages, &mut report);
+    }
+    report.seconds = began.elapsed().as_secs();
+    Ok(report)
+}
+
+/// The kinds of NIC that the relay drives in the guest.
+fn in_guest(packages: &Packages, models: &[Model], report: &mut Report) -> Result<()> {
+    let began = Instant::now();
     let dir = Arc::new(Workdir::new()?);
     let netns = Netns::new("qemu", Arc::clone(&dir))?;
     let machine = Machine {
@@ -55,7 +72,7 @@ pub fn run(models: &[Model]) -> Result<Report> {
         nics: models.iter().enumerate().flat_map(|(kind, model)| nics(kind, *model)).collect(),
         ..Machine::default()
     };
-    let mut guest = Guest::boot(&netns, &packages, &machine, &image(&packages)?)?;
+    let mut guest = Guest::boot(&netns, packages, &machine, &image(packages)?)?;
     eprintln!("the guest has booted after {:.1} s", began.elapsed().as_secs_f64());
     let peers: Result<Vec<Peers>> = (0..models.len())
         .map(|kind| {
@@ -66,15 +83,14 @@ pub fn run(models: &[Model]) -> Result<Report> {
     for (kind, (model, peers)) in models.iter().zip(&peers?).enumerate() {
         let kind = Kind { model: *model, first: kind * NICS, peers, dir: &dir };
         match guest.give_to_programs(kind.first..kind.first + NICS) {
-            Ok(devices) => kind.run(&mut guest, &devices, &mut report),
+            Ok(devices) => kind.run(&mut guest, &devices, report),
             Err(e) => {
                 let failed = Err(e);
                 Check::ALL.iter().for_each(|check| report.add(*model, *check, &failed));
             }
         }
     }
-    report.seconds = began.elapsed().as_secs();
-    Ok(report)
+    Ok(())
 }
 
 fn image(packages: &Packages) -> Result<Image> {

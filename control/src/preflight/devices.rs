@@ -1,6 +1,6 @@
 //! NICs: what drives them, what their slots carry, their firmware and their NUMA nodes.
 
-use forwarder::config::Device;
+use forwarder::config::{Device, VhostSocket};
 
 use super::finding::{Finding, Mend, Subject::Devices};
 use super::host::Nic;
@@ -60,7 +60,7 @@ fn made(scene: &Scene<'_>, seen: &Seen<'_>) -> Option<Finding> {
             let why = "TAP interfaces are made through it";
             Some(finding.problem("there", why).mend(Mend::by_hand("modprobe tun")))
         }
-        Device::Memif(path) | Device::Vhost(path) => {
+        Device::Memif(path) | Device::Vhost(VhostSocket { path, .. }) => {
             let folder = path.parent().filter(|f| !f.as_os_str().is_empty())?.display().to_string();
             if scene.root.has(&folder) {
                 return Some(Finding::ok(Devices, what, format!("{folder} is there")));

@@ -185,6 +185,11 @@ fn port_detail() -> PortDetail {
                 by: OffloadBy::Software,
                 why: "verified in every packet".into(),
             }],
+            guest: Some(GuestDetail {
+                features: vec!["CSUM".into(), "MRG_RXBUF".into()],
+                queue_pairs: 1,
+                mtu: Some(8996),
+            }),
             xstats: [("rx_good_packets".to_owned(), 4712)].into(),
         },
         queues: vec![PortQueue {

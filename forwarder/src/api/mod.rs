@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 mod port;
 pub mod table;
 
-pub use port::{Descriptors, DeviceDetail, LinkDetail, Offload, OffloadBy, PortDetail, PortQueue};
+pub use port::{
+    Descriptors, DeviceDetail, GuestDetail, LinkDetail, Offload, OffloadBy, PortDetail, PortQueue,
+};
 
 /// Version of the protocol spoken on the control socket. A server refuses a client whose version differs.
 pub const VERSION: u32 = 1;

@@ -45,9 +45,23 @@ pub struct DeviceDetail {
     pub steering_why: String,
     /// What is done by the device and what is not, and why.
     pub offloads: Vec<Offload>,
+    /// What the virtual machine on a vhost port has agreed to; none when there is none, and on other ports.
+    #[serde(default)]
+    pub guest: Option<GuestDetail>,
     /// The driver's own counters by DPDK's names (`rte_eth_xstats`): those not zero, or all when asked for. Those of one queue are
     /// here, too.
     pub xstats: BTreeMap<String, u64>,
+}
+
+/// The virtual machine on a vhost port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDetail {
+    /// Virtio features that both sides have, as far as they say something about frames.
+    pub features: Vec<String>,
+    /// Queue pairs that it has enabled. Workers beyond cannot send to it.
+    pub queue_pairs: u16,
+    /// Largest packet that it was told to send (QEMU's host_mtu), in bytes.
+    pub mtu: Option<u16>,
 }
 
 /// State of a link.

@@ -21,12 +21,60 @@ pub enum Device {
     Tap(String),
     /// Shared memory with another process: `memif:SOCKET`.
     Memif(PathBuf),
-    /// A vhost-user socket for a virtual machine: `vhost:SOCKET`.
-    Vhost(PathBuf),
+    /// A virtual machine's virtio NIC over vhost-user: `vhost:SOCKET[,client][,group=GROUP]`.
+    Vhost(VhostSocket),
     /// Packets from a capture file: `pcap:FILE`.
     Pcap(PathBuf),
     /// DPDK's own device text, passed on as it is: `vdev:net_null0,size=64`.
     Vdev(String),
+}
+
+/// The socket by which a virtual machine's monitor (QEMU) and the forwarder agree on a virtio NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostSocket {
+    /// Its name in the file system.
+    pub path: PathBuf,
+    /// The monitor listens there and the forwarder calls, again and again until it is answered. Else the forwarder listens.
+    pub client: bool,
+    /// Whose members may connect, beside root and the forwarder's own user. None leaves the group that the file gets from its
+    /// directory. Only for a socket on which the forwarder listens.
+    pub group: Option<String>,
+}
+
+impl VhostSocket {
+    /// `SOCKET[,client][,group=GROUP]`; else what is wrong.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let mut parts = text.split(',');
+        let path = PathBuf::from(parts.next().filter(|path| !path.is_empty()).ok_or("has no path")?);
+        let mut socket = Self { path, client: false, group: None };
+        for option in parts {
+            match option.split_once('=') {
+                None if option == "client" && !socket.client => socket.client = true,
+                Some(("group", name)) if !name.is_empty() && socket.group.is_none() => {
+                    socket.group = Some(name.to_owned());
+                }
+                _ => {
+                    return Err(
+                        "has something behind its path that is neither client nor group=GROUP, once each",
+                    );
+                }
+            }
+        }
+        if socket.client && socket.group.is_some() {
+            return Err("has client and group=, but who may use a socket is for the one who listens to say");
+        }
+        Ok(socket)
+    }
+}
+
+impl fmt::Display for VhostSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.client {
+            f.write_str(",client")?;
+        }
+        self.group.iter().try_for_each(|group| write!(f, ",group={group}"))
+    }
 }
 
 /// A text that is no device.
@@ -80,7 +128,7 @@ impl FromStr for Device {
             "af_xdp" => interface().map(Device::AfXdp),
             "tap" => interface().map(Device::Tap),
             "memif" => path().map(Device::Memif),
-            "vhost" => path().map(Device::Vhost),
+            "vhost" => VhostSocket::parse(rest).map(Device::Vhost).map_err(error),
             "pcap" => path().map(Device::Pcap),
             "vdev" if !rest.is_empty() => Ok(Device::Vdev(rest.to_owned())),
             "vdev" => Err(error("has no DPDK device after vdev:")),
@@ -113,7 +161,7 @@ impl fmt::Display for Device {
             Device::AfXdp(name) => write!(f, "af_xdp:{name}"),
             Device::Tap(name) => write!(f, "tap:{name}"),
             Device::Memif(path) => write!(f, "memif:{}", path.display()),
-            Device::Vhost(path) => write!(f, "vhost:{}", path.display()),
+            Device::Vhost(socket) => write!(f, "vhost:{socket}"),
             Device::Pcap(path) => write!(f, "pcap:{}", path.display()),
             Device::Vdev(text) => write!(f, "vdev:{text}"),
         }
@@ -134,6 +182,8 @@ mod tests {
             "tap:s2tap0",
             "memif:/run/a.sock",
             "vhost:/run/b.sock",
+            "vhost:/run/b.sock,client",
+            "vhost:/run/b.sock,group=kvm",
             "pcap:/tmp/x.pcap",
             "vdev:net_null0,size=64",
         ] {
@@ -156,6 +206,12 @@ mod tests {
             "tap:a b",
             "memif:",
             "pcap:/tmp/a,b",
+            "vhost:",
+            "vhost:,client",
+            "vhost:/run/b.sock,server",
+            "vhost:/run/b.sock,client,client",
+            "vhost:/run/b.sock,group=",
+            "vhost:/run/b.sock,client,group=kvm",
             "vdev:",
             "0000:81:20.0",
             "0000:81:00.8",

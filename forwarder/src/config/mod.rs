@@ -25,7 +25,7 @@ mod device;
 mod network;
 mod read;
 
-pub use device::{Device, DeviceError};
+pub use device::{Device, DeviceError, VhostSocket};
 pub(crate) use network::is_edge;
 pub use network::{FlowError, MAX_LEASE, Network, NextHop, validate_flow};
 

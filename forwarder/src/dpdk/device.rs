@@ -18,6 +18,7 @@ use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
 use super::lookup::{self, Interface};
 use super::port::PortSettings;
+use super::vhost;
 use crate::config::Device;
 use crate::wire::Mac;
 
@@ -60,6 +61,7 @@ pub(super) struct Attached {
     started: bool,
     /// Flow rules were made.
     pub(super) has_rules: bool,
+    vhost: Option<vhost::Served>,
     _eal: Arc<Eal>,
 }
 
@@ -124,6 +126,7 @@ impl Attached {
             port_id: None,
             started: false,
             has_rules: false,
+            vhost: None,
             _eal: Arc::clone(eal),
         };
         // EAL has plugged in the PCI devices it was allowed when it started.
@@ -175,6 +178,7 @@ impl Attached {
             port_id: Some(port_id),
             started: false,
             has_rules: false,
+            vhost: None,
             _eal: Arc::clone(eal),
         }
     }
@@ -197,6 +201,14 @@ impl Attached {
         if err < 0 { Err(err) } else { Ok(()) }
     }
 
+    /// Lets virtual machines come to a vhost port that runs; nothing to any other.
+    pub(super) fn admit_guests(&mut self, device: &Device) -> Result<(), Fault> {
+        if let Device::Vhost(socket) = device {
+            self.vhost = Some(vhost::Served::open(socket, self.port_id())?);
+        }
+        Ok(())
+    }
+
     /// Destroys the flow rules.
     pub(super) fn flush_rules(&mut self) {
         if std::mem::take(&mut self.has_rules) {
@@ -217,6 +229,7 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.flush_rules();
+        drop(self.vhost.take());
         let bus = if self.bus == "pci" { c"pci" } else { c"vdev" };
         // SAFETY: the port is ours and its queues are gone. Failure leaves nothing that could be done better here.
         unsafe {
@@ -305,14 +318,19 @@ fn check(settings: &PortSettings) -> Result<(), Fault> {
         Device::Pcap(file) => fs::File::open(file).map(drop).map_err(|e| {
             Fault::new(format!("the capture file cannot be read ({e})"), "name a pcap file that exists")
         }),
-        Device::Memif(path) | Device::Vhost(path) => match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Fault::new(
-                format!("the socket's folder {} does not exist", folder.display()),
-                "make it first",
-            )),
-            _ => Ok(()),
-        },
+        Device::Memif(path) => check_folder(path),
+        Device::Vhost(socket) => check_folder(&socket.path).and_then(|()| vhost::check(socket)),
         Device::Mac(_) | Device::Vdev(_) => Ok(()),
+    }
+}
+
+fn check_folder(socket: &Path) -> Result<(), Fault> {
+    match socket.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Fault::new(
+            format!("the socket's folder {} does not exist", folder.display()),
+            "make it first",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -465,7 +483,7 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
                 format!("role={role},socket={},socket-abstract=no,bsize={bsize}", path.display()),
             )
         }
-        Device::Vhost(path) => vdev("net_vhost", format!("iface={},queues={queues}", path.display())),
+        Device::Vhost(socket) => vdev("net_vhost", vhost::args(socket, queues)),
         Device::Pcap(file) => {
             let sent = file.with_extension("tx.pcap");
             vdev("net_pcap", format!("rx_pcap={},tx_pcap={}", file.display(), sent.display()))

@@ -28,6 +28,7 @@ mod ring;
 mod rss;
 pub mod telemetry;
 mod thread;
+mod vhost;
 
 pub use capability::Capabilities;
 pub use device::{device_interface, interface_index, interface_mtu};
@@ -43,3 +44,4 @@ pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;
 pub use thread::WorkerThread;
+pub use vhost::Guest;

@@ -12,6 +12,7 @@ use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
+use super::vhost::{self, Guest};
 use crate::api::Offload;
 use crate::config::Device;
 use crate::flow::{Steering, toeplitz};
@@ -313,6 +314,12 @@ impl Port {
         })
     }
 
+    /// The virtual machine connected to a vhost port; none when there is none, and on other ports.
+    #[must_use]
+    pub fn guest(&self) -> Option<Guest> {
+        matches!(self.settings.device, Device::Vhost(_)).then(|| vhost::guest(self.port_id()))?
+    }
+
     /// The device's counters since it was started; zeros when the driver has none.
     #[must_use]
     pub fn stats(&self) -> PortStats {
@@ -334,6 +341,10 @@ impl Port {
     /// The driver's own counters by DPDK's names; none when it has none.
     #[must_use]
     pub fn xstats(&self) -> Vec<(String, u64)> {
+        // Those of net_vhost are the vhost library's, which frees them when the guest goes, whoever reads.
+        if matches!(self.settings.device, Device::Vhost(_)) {
+            return Vec::new();
+        }
         // SAFETY: the port is open; null and 0 ask for the number.
         let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(self.port_id(), std::ptr::null_mut(), 0) };
         let Ok(count) = u32::try_from(count) else { return Vec::new() };
@@ -493,6 +504,7 @@ fn configure(
         // SAFETY: the driver's name is a C string that lives as long as the driver.
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     };
+    device.admit_guests(&settings.device)?;
     let setup = Setup {
         settings,
         can: &capabilities,
@@ -502,7 +514,10 @@ fn configure(
         how: identity.steering.how(),
         steering_why: &steering_why,
     };
-    let offloads = setup.offloads();
+    let mut offloads = setup.offloads();
+    if matches!(settings.device, Device::Vhost(_)) {
+        offloads.extend(vhost::offloads());
+    }
     let (bus, place) = device.place();
     let facts = Facts {
         driver,
@@ -613,6 +628,9 @@ fn config(
     } else if settings.one_pool {
         // Some drivers take it for a promise of one buffer a frame, too.
         config.txmode.offloads |= info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MBUF_FAST_FREE;
+    }
+    if matches!(settings.device, Device::Vhost(_)) {
+        config.rxmode.offloads &= !vhost::REFUSED_RX_OFFLOADS;
     }
     config
 }

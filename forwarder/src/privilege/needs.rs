@@ -128,7 +128,8 @@ impl Needs {
                 self.file("/sys/fs/bpf", Access::Own);
             }
             Device::Tap(_) => self.capabilities.extend([CAP_NET_ADMIN]),
-            Device::Memif(socket) | Device::Vhost(socket) => self.file(folder(socket), Access::Own),
+            Device::Memif(socket) => self.file(folder(socket), Access::Own),
+            Device::Vhost(socket) => self.file(folder(&socket.path), Access::Own),
             // Beside it is written what was sent.
             Device::Pcap(file) => self.file(folder(file), Access::Own),
             Device::Vdev(text) => self.vdev(text),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::life::Life;
-use crate::api::{Descriptors, DeviceDetail, LinkDetail};
+use crate::api::{Descriptors, DeviceDetail, GuestDetail, LinkDetail};
 use crate::config::Retry;
 use crate::dpdk::{self, Eal, Event, Events, Facts, Identity, Mempool, Port, PortSettings, QueueDesk};
 use crate::gateway::{Device, DeviceStatus};
@@ -128,6 +128,11 @@ impl Device for PortDevice {
             tx_descriptors: Descriptors { used: facts.tx_descriptors, most: can.max_tx_descriptors },
             steering_why: facts.steering_why.clone(),
             offloads: facts.offloads.clone(),
+            guest: port.and_then(|port| port.guest()).map(|guest| GuestDetail {
+                features: guest.feature_names().map(str::to_owned).collect(),
+                queue_pairs: guest.queue_pairs,
+                mtu: guest.mtu,
+            }),
             xstats: port.map(|port| port.xstats().into_iter().collect()).unwrap_or_default(),
         }
     }

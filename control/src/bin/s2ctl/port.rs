@@ -44,6 +44,19 @@ fn facts(detail: &PortDetail) -> String {
         ("RX descriptors", descriptors(device.rx_descriptors)),
         ("TX descriptors", descriptors(device.tx_descriptors)),
         ("steering", steering(port, &device.steering_why)),
+    ]);
+    if let Some(guest) = &device.guest {
+        let pairs = match guest.queue_pairs {
+            n if n < port.queues => format!("{n}: workers from {n} on cannot send to it"),
+            n => n.to_string(),
+        };
+        rows.extend([
+            ("guest's features", list(&guest.features)),
+            ("guest's queue pairs", pairs),
+            ("guest's host_mtu", or_dash(&guest.mtu)),
+        ]);
+    }
+    rows.extend([
         ("handed over", share(port.handed_over, port.rx.packets)),
         ("received", count(port.rx)),
         ("sent", count(port.tx)),
