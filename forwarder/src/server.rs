@@ -1,8 +1,8 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
-//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
-//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
-//! back, then ports close, then the pool goes, then EAL.
+//! Start: control socket (so that a second instance fails at once), EAL, pools, ports, a check that our addresses are free,
+//! engines, worker threads, flows, service; privileges are given up before EAL and before workers. Stop is the reverse, and
+//! ownership enforces most of it: workers give their queues back, then ports close, then the pools go, then EAL.
 #![forbid(unsafe_code)]
 
 mod life;
@@ -19,15 +19,17 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig, Retry};
 use crate::dpdk::{
-    self, DpdkIo, Eal, EalOptions, Events, Mempool, Port, PortSettings, Queue, Steer, WorkerThread,
+    self, DpdkIo, Eal, EalOptions, Events, Mempool, PoolSettings, Port, PortSettings, Queue, Steer,
+    WorkerThread,
 };
-use crate::engine::{DropReason, HANDOVER, engines};
-use crate::flow::fragments;
+use crate::engine::{DropReason, engines};
 use crate::flow::steering::How;
 use crate::gateway::{Device, Gateway};
-use crate::io::TX_BATCH;
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
+use crate::notify::Watchdog;
+use crate::pools::{self, Pools};
+use crate::privilege::{Limits, Privileges};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
@@ -36,10 +38,6 @@ use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
 use ports::{Keeper, PortDevice, Slot};
 
-/// Descriptors of a receive or send queue, where the configuration does not say.
-const DESCRIPTORS: u16 = 1024;
-/// Mbufs a worker keeps to itself.
-const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Between looks at what came in reply to address probes.
@@ -78,6 +76,7 @@ pub struct Server {
     ticker: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
     service: Option<Running>,
+    _watchdog: Option<Watchdog>,
     gateway: Arc<Gateway>,
     cores: Vec<usize>,
 }
@@ -89,25 +88,26 @@ impl Server {
     /// One sentence: what could not be had, and the mend.
     pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
         let service = Service::bind(&config.service)?;
+        let privileges = Privileges::enter(&config, &eal_args)?;
         let config = Arc::new(config);
-        let workers = placement.workers.len();
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
         let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
-        let count = mbufs(&devices, workers);
         let data_room = dpdk::data_room_for(mtu);
+        let wanted = pools::settings(&config, placement);
+        let mb = |pool: &PoolSettings| Mempool::memory_mb(pool.count, data_room, config.eal.huge);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
-            memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
+            memory_mb: wanted.iter().map(mb).sum(),
+            node_mb: wanted.iter().filter_map(|pool| Some((pool.numa_node?, mb(pool)))).collect(),
             main_core: placement.main,
             pci: allowed(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
-        let node = placement.port_nodes.iter().flatten().next().copied();
-        let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
+        let pools = Pools::new(&eal, &wanted, data_room)?;
 
         let (events, deaf) = Events::listen(&eal);
         deaf.iter().for_each(|what| eprintln!("s2ds: {what}"));
-        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
+        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pools)?;
         // The device of every port.
         let ports = config.ports.iter().map(|p| {
             let device = config.first_of_device(p);
@@ -119,9 +119,11 @@ impl Server {
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
 
+        let ios = queues.into_iter().zip(&placement.workers);
         let mut ios: Vec<DpdkIo> =
-            queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
+            ios.map(|(q, w)| DpdkIo::shared(q, Arc::clone(pools.on(w.pool)), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
+        let limits = privileges.settle(&eal.runtime_dir())?;
 
         let desks = ios.iter().map(DpdkIo::desk).collect();
         let (publisher, engines) = engines(&config, &net, cores.len())?;
@@ -140,7 +142,8 @@ impl Server {
             );
             handles.push(handle);
             let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
-            let run = move || run_worker(worker, &eal, core, ready);
+            let limits = limits.clone();
+            let run = move || run_worker(worker, &eal, core, &limits, ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
@@ -158,7 +161,8 @@ impl Server {
         drop((ports, opened));
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
-        let service = service.run(Arc::clone(&gateway))?;
+        let service = limits.without_capabilities(|| service.run(Arc::clone(&gateway)))??;
+        let watchdog = limits.without_capabilities(|| Watchdog::start(&gateway))??;
         let ticker = {
             let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
             std::thread::Builder::new().name("leases".into()).spawn(move || {
@@ -169,8 +173,8 @@ impl Server {
             })?
         };
         let keeper = {
-            let (stop, pool) = (stop.clone(), Arc::clone(&pool));
-            let keeper = Keeper { eal: Arc::clone(&eal), pool, slots, desks, events };
+            let stop = stop.clone();
+            let keeper = Keeper { eal: Arc::clone(&eal), slots, desks, events };
             std::thread::Builder::new().name("ports".into()).spawn(move || keeper.run(&stop))?
         };
         Ok(Self {
@@ -179,6 +183,7 @@ impl Server {
             workers: std::mem::take(&mut server.threads),
             ticker: Some(ticker),
             service: Some(service),
+            _watchdog: watchdog,
             gateway,
             cores,
         })
@@ -227,11 +232,11 @@ fn open_for(
     eal: &Arc<Eal>,
     config: &Config,
     placement: &Placement,
-    pool: &Arc<Mempool>,
+    pools: &Pools,
 ) -> Result<(Vec<usize>, Opened)> {
-    let cores = placement.workers.clone();
+    let cores = placement.cores();
     if placement.chosen && cores.len() > 1 {
-        let why = match open(eal, config, cores.len(), pool) {
+        let why = match open(eal, config, placement, cores.len(), pools) {
             Ok((ports, queues)) => match ports.iter().find(|p| p.steering().how() == How::HandOver) {
                 None => return Ok((cores, (ports, queues))),
                 Some(port) => {
@@ -246,34 +251,42 @@ fn open_for(
         );
     }
     let cores = if placement.chosen { cores.into_iter().take(1).collect() } else { cores };
-    let opened = open(eal, config, cores.len(), pool)?;
+    let opened = open(eal, config, placement, cores.len(), pools)?;
     Ok((cores, opened))
 }
 
-fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
+fn open(
+    eal: &Arc<Eal>,
+    config: &Config,
+    placement: &Placement,
+    workers: usize,
+    pools: &Pools,
+) -> Result<Opened> {
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
     for shared in config.devices() {
         let Some(first) = shared.first() else { continue };
         let addresses: Vec<ipnet::IpNet> = shared.iter().flat_map(|p| &p.addresses).copied().collect();
+        let (rx_descriptors, tx_descriptors) = pools::descriptors(&shared);
         let settings = PortSettings {
             index: config.first_of_device(first),
             name: first.name.clone(),
             device: first.device.clone(),
             queues: workers as u16,
             mtu: device_mtu(&shared),
-            rx_descriptors: descriptors(&shared, |p| p.rx_descriptors),
-            tx_descriptors: descriptors(&shared, |p| p.tx_descriptors),
+            rx_descriptors,
+            tx_descriptors,
             multicast: multicast(&addresses),
             tags: shared.iter().map(|p| p.tags()).collect(),
-            one_pool: true,
+            one_pool: pools.is_one(),
             steer: Some(Steer {
                 source_ports: config.limits.source_ports.clone(),
                 v4: addresses.iter().any(|a| a.addr().is_ipv4()),
                 v6: addresses.iter().any(|a| a.addr().is_ipv6()),
             }),
         };
-        let (port, opened) = Port::open(eal, settings, pool)?;
+        let place = placement.ports.get(usize::from(settings.index)).copied().unwrap_or_default();
+        let (port, opened) = Port::open(eal, settings, pools.on(place.pool))?;
         for (worker, queue) in queues.iter_mut().zip(opened) {
             worker.push(queue);
         }
@@ -345,11 +358,12 @@ impl Drop for Starting {
     }
 }
 
-/// Pins and registers the calling thread, tells that on `ready`, and works. None when it could not.
+/// Pins and registers the calling thread, gives up what its loop does not take, tells that on `ready`, and works. None when it could not.
 fn run_worker(
     worker: Worker<DpdkIo, Tsc>,
     eal: &Arc<Eal>,
     core: usize,
+    limits: &Limits,
     ready: Sender<Result<()>>,
 ) -> Option<DpdkIo> {
     let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -362,7 +376,7 @@ fn run_worker(
         eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
     }
     let (told, _registered) = match registered {
-        Ok(registered) => (Ok(()), Some(registered)),
+        Ok(registered) => (limits.worker().map_err(Into::into), Some(registered)),
         Err(e) => (Err(e), None),
     };
     let works = told.is_ok();
@@ -449,31 +463,11 @@ fn device_mtu(ports: &[&PortConfig]) -> u16 {
     ports.iter().map(mtu).max().unwrap_or(1500)
 }
 
-/// Descriptors of a device with these ports.
-fn descriptors(ports: &[&PortConfig], of: impl Fn(&PortConfig) -> Option<u16>) -> u16 {
-    ports.iter().find_map(|p| of(p)).unwrap_or(DESCRIPTORS)
-}
-
 /// What is to be done when a port's device fails.
 fn retry(config: &Config, port: &Port) -> Retry {
     let first = usize::from(port.index());
     let shared = config.ports.iter().filter(|p| p.device == config.ports[first].device);
     shared.filter_map(|p| p.retry).next().unwrap_or_default()
-}
-
-/// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(devices: &[Vec<&PortConfig>], workers: usize) -> u32 {
-    let rings = devices.iter().map(|ports| {
-        let (rx, tx) = (descriptors(ports, |p| p.rx_descriptors), descriptors(ports, |p| p.tx_descriptors));
-        usize::from(rx) + usize::from(tx)
-    });
-    let ports: usize = devices.iter().map(Vec::len).sum();
-    let queues = workers * (rings.sum::<usize>() + ports * TX_BATCH);
-    let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
-    (queues
-        + on_their_way
-        + workers * (2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS))
-        as u32
 }
 
 /// PCI addresses EAL may touch when it starts. A device that is named by its MAC address is plugged in later, which takes the PCI bus:

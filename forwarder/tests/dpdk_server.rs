@@ -16,7 +16,7 @@ const PEER: Peer = Peer { pid: 1, uid: 0, gid: 0 };
 fn server(devices: &[(&str, &str)]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut text = format!(
-        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
         folder.path().join("s2ds.sock")
     );
     for (i, (device, tags)) in devices.iter().enumerate() {
@@ -28,13 +28,7 @@ fn server(devices: &[(&str, &str)]) -> Server {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
     let cores: Vec<usize> = (0..nix::sched::CpuSet::count()).filter(|c| set.is_set(*c) == Ok(true)).collect();
     let (main, last) = (cores[0], cores[cores.len() - 1]);
-    let placement = Placement {
-        main,
-        workers: vec![main, last],
-        chosen: true,
-        port_nodes: vec![None; devices.len()],
-        notices: Vec::new(),
-    };
+    let placement = Placement { chosen: true, ..Placement::on_cores(main, &[main, last], devices.len()) };
     Server::start(config, &placement, Vec::new()).unwrap()
 }
 

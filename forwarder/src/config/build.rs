@@ -14,7 +14,8 @@ use super::network::{check_fields, check_network, is_edge, is_name, not_a_host};
 use super::read::{Place, Placed, Problems, Section};
 use super::{
     AddressCheck, AddressesConfig, Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits,
-    NeighborConfig, Network, PortConfig, Problem, Retry, RouteConfig, ServiceConfig, Timers, WorkersConfig,
+    NeighborConfig, Network, PortConfig, PrivilegesConfig, Problem, Retry, RouteConfig, Sandbox,
+    ServiceConfig, Timers, WorkersConfig,
 };
 use crate::api::{FlowSpec, MssClamp, Proto, lease, rate};
 use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
@@ -46,6 +47,7 @@ fn document(root: &Section<'_>) -> Config {
         addresses: addresses(root.section("addresses")),
         timers: timers(root.section("timers")),
         limits: limits(root.section("limits")),
+        privileges: privileges(root.section("privileges")),
         ..Config::default()
     };
     config.workers = workers(root.section("workers"));
@@ -131,6 +133,33 @@ fn limits(section: Section<'_>) -> Limits {
     };
     section.finish();
     limits
+}
+
+fn privileges(section: Section<'_>) -> PrivilegesConfig {
+    let user = section.text("user", |name| match name {
+        "" => Err("is empty; name a user, or leave it out"),
+        name => Ok(name.to_owned()),
+    });
+    let sandbox = section.text("sandbox", str::parse);
+    let capability = |name: &str| match name.strip_prefix("CAP_") {
+        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') => {
+            Ok(name.to_owned())
+        }
+        _ => Err(format!("{name:?} is no capability; write one like \"CAP_NET_ADMIN\" (capabilities(7))")),
+    };
+    let file = |path: &str| match path.starts_with('/') {
+        true => Ok(PathBuf::from(path)),
+        false => Err(format!("{path:?} is no absolute path; write it from / on")),
+    };
+    let capabilities = section.list("capabilities", capability).into_iter().map(|c| c.value).collect();
+    let files = section.list("files", file).into_iter().map(|f| f.value).collect();
+    section.finish();
+    PrivilegesConfig {
+        user: user.map(|u| u.value),
+        sandbox: value_or(sandbox, Sandbox::default()),
+        capabilities,
+        files,
+    }
 }
 
 fn workers(section: Section<'_>) -> WorkersConfig {

@@ -55,6 +55,8 @@ pub struct Config {
     pub timers: Timers,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[privileges]`.
+    pub privileges: PrivilegesConfig,
     /// Sentences about settings that are allowed but unwise; for the log and `--check`.
     pub notices: Vec<String>,
 }
@@ -255,6 +257,54 @@ pub struct Limits {
     pub neighbors: usize,
     /// Source ports that connections to targets take. In TOML `"32768-65535"`.
     pub source_ports: RangeInclusive<u16>,
+}
+
+/// What the forwarder gives up once it has started, and what it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PrivilegesConfig {
+    /// The user to become; none stays the one that started it.
+    pub user: Option<String>,
+    /// Whether what is not needed is refused.
+    pub sandbox: Sandbox,
+    /// Capabilities to keep beside those that the devices need, such as `CAP_SYS_RAWIO`.
+    pub capabilities: Vec<String>,
+    /// Files and folders to use beside those that the devices need.
+    pub files: Vec<PathBuf>,
+}
+
+/// What becomes of calls and files that the forwarder does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sandbox {
+    /// They are refused.
+    #[default]
+    On,
+    /// Calls are let through, and the kernel logs them; files are not confined. To find out what a list lacks.
+    Log,
+    /// They are let through. Only the user is changed, when one is named.
+    Off,
+}
+
+impl FromStr for Sandbox {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "on" => Ok(Sandbox::On),
+            "log" => Ok(Sandbox::Log),
+            "off" => Ok(Sandbox::Off),
+            _ => Err(format!("must be \"on\", \"log\" or \"off\", not {word:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sandbox::On => "on",
+            Sandbox::Log => "log",
+            Sandbox::Off => "off",
+        })
+    }
 }
 
 impl Default for EalConfig {

@@ -127,11 +127,10 @@ impl Setup<'_> {
     }
 
     fn multicast(&self) -> (OffloadBy, String) {
-        let groups = self.settings.multicast.len();
         match self.multicast {
             Multicast::Unwanted => (OffloadBy::Off, "the port has no IPv6 address and needs none".to_owned()),
             Multicast::ByAddress => {
-                (OffloadBy::Hardware, format!("passes the {groups} groups of the port's addresses"))
+                (OffloadBy::Hardware, "passes the groups of the port's addresses".to_owned())
             }
             Multicast::All => (
                 OffloadBy::Software,

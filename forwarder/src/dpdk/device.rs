@@ -270,6 +270,8 @@ pub(super) fn sizes_frames_itself(device: &Device) -> bool {
 fn check(settings: &PortSettings) -> Result<(), Fault> {
     const CAP_NET_ADMIN: u32 = 12;
     const CAP_NET_RAW: u32 = 13;
+    const CAP_IPC_LOCK: u32 = 14;
+    const CAP_SYS_ADMIN: u32 = 21;
     let need = |capability: u32, name: &str| {
         if has_capability(capability) {
             return Ok(());
@@ -282,12 +284,18 @@ fn check(settings: &PortSettings) -> Result<(), Fault> {
     match &settings.device {
         Device::AfPacket(interface) => {
             check_interface(interface, settings.mtu)?;
-            need(CAP_NET_RAW, "CAP_NET_RAW")
+            need(CAP_NET_RAW, "CAP_NET_RAW")?;
+            // Starting sets the interface's promiscuous flag.
+            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")
         }
         Device::AfXdp(interface) => {
             check_interface(interface, settings.mtu)?;
             need(CAP_NET_RAW, "CAP_NET_RAW")?;
-            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")
+            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
+            // libxdp finds the program it loaded by its number.
+            need(CAP_SYS_ADMIN, "CAP_SYS_ADMIN")?;
+            // Packet memory that the kernel writes to is locked.
+            if locks_at_will() { Ok(()) } else { need(CAP_IPC_LOCK, "CAP_IPC_LOCK") }
         }
         Device::Tap(_) if !Path::new("/dev/net/tun").exists() => {
             Err(Fault::new("this machine has no /dev/net/tun", "load the kernel module with `modprobe tun`"))
@@ -314,6 +322,13 @@ fn has_capability(bit: u32) -> bool {
     effective
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .is_some_and(|caps| caps >> bit & 1 != 0)
+}
+
+/// Whether the process may lock all the memory it has (`ulimit -l unlimited`).
+fn locks_at_will() -> bool {
+    let limits = fs::read_to_string("/proc/thread-self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max locked memory"));
+    line.and_then(|l| l.split_whitespace().next()) == Some("unlimited")
 }
 
 fn check_interface(interface: &str, mtu: u16) -> Result<(), Fault> {

@@ -22,25 +22,25 @@ pub(super) fn is_usable(driver: &str) -> bool {
 
 /// An interface of the kernel's that has the address, on a PCI device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) name: String,
+pub(crate) struct Interface {
+    pub(crate) name: String,
     /// PCI address of its device.
-    pub(super) pci: String,
+    pub(crate) pci: String,
     /// Kernel driver of the device.
-    pub(super) driver: String,
+    pub(crate) driver: String,
 }
 
 /// What /sys tells about a MAC address.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Sighting {
+pub(crate) struct Sighting {
     /// The interface that has it.
-    pub(super) interface: Option<Interface>,
+    pub(crate) interface: Option<Interface>,
     /// PCI addresses of network devices whose MAC address the kernel does not know, in order.
-    pub(super) candidates: Vec<String>,
+    pub(crate) candidates: Vec<String>,
 }
 
 /// Looks for a MAC address; `sys` is /sys.
-pub(super) fn sight(sys: &Path, mac: [u8; 6]) -> Sighting {
+pub(crate) fn sight(sys: &Path, mac: [u8; 6]) -> Sighting {
     let wanted = Device::Mac(mac).to_string();
     let wanted = wanted.trim_start_matches("mac:");
     let interfaces = list(&sys.join("class/net"));

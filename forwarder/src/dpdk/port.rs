@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::api::Offload;
 use crate::config::Device;
 use crate::flow::{Steering, toeplitz};
 use crate::io::PortIndex;
+use crate::net::link_local;
+use crate::wire::icmpv6::solicited_node;
 use crate::wire::{Mac, Tags};
 
 /// What a port is to be.
@@ -34,7 +37,7 @@ pub struct PortSettings {
     pub rx_descriptors: u16,
     /// Send descriptors a queue; the driver may adjust the number.
     pub tx_descriptors: u16,
-    /// Multicast MAC addresses it must receive.
+    /// Multicast MAC addresses it must receive; the link-local address's group is added when there is any.
     pub multicast: Vec<[u8; 6]>,
     /// The tags of the frames it must receive, by id, one entry a port that shares the device. They stay in the frames.
     pub tags: Vec<Tags>,
@@ -125,6 +128,10 @@ pub struct Facts {
 
 /// A port over rings, its queues, and the far ends of these.
 pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
+
+/// Buffers that DPDK's AF_XDP driver puts into the kernel's hands for each queue (its own number, whatever is asked), and does not get
+/// back when the interface goes.
+pub const AF_XDP_KEEPS: u32 = 2048;
 
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -420,6 +427,16 @@ fn configure(
         // pool alive.
         let err =
             unsafe { dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.raw()) };
+        if err < 0 && matches!(settings.device, Device::AfXdp(_)) && pool.available() < AF_XDP_KEEPS {
+            return Err(Fault::new(
+                format!(
+                    "of {} packet buffers {} are free: its driver keeps those that the interface had when it went",
+                    pool.count(),
+                    pool.available()
+                ),
+                "start s2ds again",
+            ));
+        }
         if err < 0 {
             return Err(failed(
                 &format!("setting up receive queue {queue} with {rx} descriptors"),
@@ -443,10 +460,6 @@ fn configure(
         }
     }
     device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
-    admit_vlan(id, settings, &config);
-    let multicast = admit_multicast(id, settings)?;
-    let (steering, steering_why) = rss::steer(device, settings, &rss);
-
     let read_mac = || device.mac().ok_or_else(|| Fault::new("it has no MAC address", "use another device"));
     let mut mac = read_mac()?;
     if let Some(before) = before {
@@ -462,12 +475,16 @@ fn configure(
                 "restart s2ds",
             ));
         }
-        if steering != before.steering {
-            return Err(Fault::new(
-                format!("it came back with another way to bring packets to workers ({steering_why})"),
-                "restart s2ds",
-            ));
-        }
+    }
+    admit_vlan(id, settings, &config);
+    let multicast = admit_multicast(id, settings, mac)?;
+    let (steering, steering_why) = rss::steer(device, settings, &rss);
+
+    if before.is_some_and(|before| steering != before.steering) {
+        return Err(Fault::new(
+            format!("it came back with another way to bring packets to workers ({steering_why})"),
+            "restart s2ds",
+        ));
     }
     let identity = Identity { mac, key: rss.used(), steering };
     let driver = if info.driver_name.is_null() {
@@ -612,12 +629,15 @@ fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf)
 
 /// Neighbour discovery (RFC 4861) needs multicast: by address, else all of it, else everything. A device that knows none
 /// of the three has no filter.
-fn admit_multicast(id: u16, settings: &PortSettings) -> Result<Multicast, Fault> {
+fn admit_multicast(id: u16, settings: &PortSettings, mac: [u8; 6]) -> Result<Multicast, Fault> {
     if settings.multicast.is_empty() {
         return Ok(Multicast::Unwanted);
     }
+    // The group of the link-local address that follows from the MAC address (RFC 4291 section 2.7.1).
+    let link_local = Mac::ipv6_multicast(solicited_node(link_local(Mac(mac)))).0;
+    let groups: BTreeSet<[u8; 6]> = settings.multicast.iter().copied().chain([link_local]).collect();
     let mut list: Vec<dpdk_sys::rte_ether_addr> =
-        settings.multicast.iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: *mac }).collect();
+        groups.into_iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: mac }).collect();
     let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
     // SAFETY: the port is ours, and the driver copies the list.
     let mut by_address = || unsafe { dpdk_sys::rte_eth_dev_set_mc_addr_list(id, list.as_mut_ptr(), count) };

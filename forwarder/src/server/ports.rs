@@ -29,6 +29,8 @@ const ASK: Duration = Duration::from_secs(1);
 pub(super) struct Slot {
     settings: PortSettings,
     identity: Identity,
+    /// What it receives into.
+    pool: Arc<Mempool>,
     state: Mutex<State>,
 }
 
@@ -59,7 +61,8 @@ impl Slot {
             closing: 0,
             asked: Instant::now(),
         };
-        Self { identity: port.identity().clone(), settings, state: Mutex::new(state) }
+        let pool = Arc::clone(port.pool());
+        Self { identity: port.identity().clone(), settings, pool, state: Mutex::new(state) }
     }
 
     /// Its first port.
@@ -133,7 +136,6 @@ impl Device for PortDevice {
 /// Looks after the devices.
 pub(super) struct Keeper {
     pub(super) eal: Arc<Eal>,
-    pub(super) pool: Arc<Mempool>,
     pub(super) slots: Vec<Arc<Slot>>,
     /// One a worker.
     pub(super) desks: Vec<QueueDesk>,
@@ -214,7 +216,7 @@ impl Keeper {
     }
 
     fn reopen(&self, slot: &Slot, now: Instant) {
-        let reopened = Port::reopen(&self.eal, slot.settings.clone(), &self.pool, &slot.identity);
+        let reopened = Port::reopen(&self.eal, slot.settings.clone(), &slot.pool, &slot.identity);
         let mut state = slot.state();
         match reopened {
             Ok((port, queues)) => {
