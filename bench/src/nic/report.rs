@@ -56,7 +56,7 @@ checks! {
     /// compares every byte.
     Streams = "Linux peers",
     /// Two workers with a queue each: many connections, and where STEERING says `rss` no packet of either direction is handed over.
-    Queues = "queues, return traffic",
+    Queues = "RSS, return traffic",
     /// The cable is pulled in the middle of a transfer and plugged in again: the port shows it, and the transfer goes on.
     Link = "link down and up",
     /// SIGTERM ends the forwarder with status 0, and another one starts on the same devices and relays.

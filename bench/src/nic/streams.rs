@@ -8,7 +8,7 @@ use forwarder::api::{PortInfo, Proto};
 use super::peers::{CLIENT, Echo, Peers, SERVER, exchange, exchange_datagrams};
 use super::relay::{Port, Relay, config, flow, flow_name};
 use super::report::Found;
-use crate::guest::Guest;
+use crate::guest::{Guest, Model};
 
 /// Workers, and so queues.
 const WORKERS: usize = 2;
@@ -27,6 +27,7 @@ const FAMILIES: [bool; 2] = [true, false];
 pub(super) struct Streams<'a> {
     pub(super) relay: Relay<'a>,
     peers: &'a Peers,
+    model: Model,
     /// The client's NIC.
     nic: usize,
     _echoes: Vec<Echo>,
@@ -37,6 +38,7 @@ impl<'a> Streams<'a> {
     pub(super) fn start(
         guest: &'a mut Guest,
         peers: &'a Peers,
+        model: Model,
         (nic, devices): (usize, &[String]),
     ) -> Result<Streams<'a>> {
         let [client, server, ..] = devices else { bail!("there are no two devices") };
@@ -47,7 +49,7 @@ impl<'a> Streams<'a> {
         let echoes = FAMILIES.map(|v4| peers.echo(flow(CLIENT, SERVER, Proto::Tcp, v4).target));
         let echoes = echoes.into_iter().collect::<Result<_>>()?;
         let relay = Relay::start(guest, &config(WORKERS, &ports))?;
-        Ok(Streams { relay, peers, nic, _echoes: echoes })
+        Ok(Streams { relay, peers, model, nic, _echoes: echoes })
     }
 
     /// Waits until the client's port shows a link state.
@@ -151,11 +153,14 @@ pub(super) fn queues(s: &mut Streams) -> Result<Found> {
         }
     }
     ensure!(wrong.is_empty(), "steering is rss, and yet {}", wrong.join("; "));
-    Ok(Found::Holds(match (steering.as_str(), idle) {
-        ("rss", _) => "rss: both queues receive packets of each flow, none is handed over".into(),
-        (_, true) => format!("{steering}: the emulated NIC puts all into one queue, workers pass half on"),
-        (_, false) => format!("{steering}: both queues receive packets, workers pass half on"),
-    }))
+    if steering == "rss" {
+        return Ok(Found::Holds("rss: both queues receive packets of each flow, none is handed over".into()));
+    }
+    ensure!(!matches!(s.model, Model::Igb | Model::Virtio), "steering is {steering} and can be rss");
+    let queues = if idle { "puts all into one queue" } else { "hashes in its own way" };
+    Ok(Found::NotHere(format!(
+        "{steering}: the emulated NIC {queues}; every connection is carried, by workers that pass packets on"
+    )))
 }
 
 pub(super) fn link(s: &mut Streams) -> Result<Found> {
