@@ -73,7 +73,7 @@ fn version(scene: &Scene<'_>) -> Finding {
         None => Finding::unknown(Xdp, WHAT, "the kernel's release cannot be read", "uname -r"),
         Some(true) => Finding::ok(Xdp, WHAT, scene.host.kernel.as_str()).should("5.11 or later"),
         Some(false) => Finding::ok(Xdp, WHAT, scene.host.kernel.as_str())
-            .warning("5.11 or later", "before it a socket does not poll the NIC itself (preferred busy poll); memory counts as locked")
+            .warning("5.11 or later", "before it a socket does not poll the NIC itself (preferred busy poll)")
             .likely(),
     }
 }
