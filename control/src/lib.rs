@@ -12,6 +12,7 @@ pub mod identity;
 pub mod init;
 pub mod keeper;
 pub mod link;
+pub mod manager;
 pub mod policy;
 pub mod preflight;
 pub mod proto;

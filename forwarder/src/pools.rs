@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
-use crate::dpdk::{DpdkError, Eal, Mempool, PoolSettings};
+use crate::config::{Config, Device, PortConfig};
+use crate::dpdk::{AF_XDP_KEEPS, DpdkError, Eal, Mempool, PoolSettings};
 use crate::engine::HANDOVER;
 use crate::flow::fragments;
 use crate::io::TX_BATCH;
 use crate::topology::Placement;
 
-/// Descriptors of every receive and send queue.
-pub(crate) const DESCRIPTORS: u16 = 1024;
+/// Descriptors of a receive or send queue, where the configuration does not say.
+const DESCRIPTORS: u16 = 1024;
+/// How often an AF_XDP interface may come back before packet buffers run out.
+const AF_XDP_RETURNS: usize = 5;
 /// Mbufs a worker keeps to itself.
 const CACHE: u32 = 256;
 
@@ -43,6 +45,13 @@ impl Pools {
     }
 }
 
+/// Descriptors of a device with these ports: of a receive queue and of a send queue.
+pub(crate) fn descriptors(ports: &[&PortConfig]) -> (u16, u16) {
+    let of =
+        |count: fn(&PortConfig) -> Option<u16>| ports.iter().find_map(|p| count(p)).unwrap_or(DESCRIPTORS);
+    (of(|p| p.rx_descriptors), of(|p| p.tx_descriptors))
+}
+
 /// The pools that a placement needs, in the order of its ports.
 ///
 /// Each has packet buffers for everything that can hold some of its own at once: the receive descriptors of its devices, and the send
@@ -53,18 +62,23 @@ pub(crate) fn settings(config: &Config, placement: &Placement) -> Vec<PoolSettin
         nodes.push(None);
     }
     let workers = placement.workers.len();
-    let devices: Vec<Option<i32>> = config
+    // Of each device its node, the buffers that a worker's queue receives into, and those it has given to be sent.
+    let devices: Vec<(Option<i32>, usize, usize)> = config
         .devices()
         .filter_map(|ports| {
-            let index = usize::from(config.first_of_device(ports.first()?));
-            Some(placement.ports.get(index).and_then(|p| p.pool))
+            let first = ports.first()?;
+            let node = placement.ports.get(usize::from(config.first_of_device(first))).and_then(|p| p.pool);
+            let (rx, tx) = descriptors(&ports);
+            let is_af_xdp = matches!(first.device, Device::AfXdp(_));
+            let kept = if is_af_xdp { AF_XDP_RETURNS * AF_XDP_KEEPS as usize } else { 0 };
+            Some((node, usize::from(rx) + kept, usize::from(tx)))
         })
         .collect();
-    let all = devices.len() * usize::from(DESCRIPTORS) + config.ports.len() * TX_BATCH;
+    let all = devices.iter().map(|(.., tx)| tx).sum::<usize>() + config.ports.len() * TX_BATCH;
     let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
     let held = 2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS;
     let pool = |node: &Option<i32>| {
-        let own = devices.iter().filter(|n| *n == node).count() * usize::from(DESCRIPTORS);
+        let own: usize = devices.iter().filter(|(n, ..)| n == node).map(|(_, rx, _)| rx).sum();
         PoolSettings {
             name: match node {
                 Some(node) if nodes.len() > 1 => format!("packets-{node}"),
@@ -80,12 +94,14 @@ pub(crate) fn settings(config: &Config, placement: &Placement) -> Vec<PoolSettin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpdk::EalOptions;
     use crate::topology::PortPlace;
 
     fn of(devices: &[&str], nodes: &[Option<i32>], workers: usize) -> Vec<PoolSettings> {
         let port = |(n, device): (usize, &&str)| {
             format!(
-                "[[port]]\nname = \"p{n}\"\ndevice = {device:?}\naddresses = [\"10.{n}.0.1/24\"]\nvlan = {n}1\n"
+                "[[port]]\nname = \"p{n}\"\ndevice = {device:?}\naddresses = [\"10.{n}.0.1/24\"]\nvlan = {}\n",
+                n + 1
             )
         };
         let text: String = devices.iter().enumerate().map(port).collect();
@@ -94,6 +110,20 @@ mod tests {
         let mut placement = Placement::on_cores(9, &cores, devices.len());
         placement.ports = nodes.iter().map(|node| PortPlace { node: *node, pool: *node }).collect();
         settings(&config, &placement)
+    }
+
+    #[test]
+    fn each_node_has_its_own_and_others_use_the_first() {
+        let main_core = crate::topology::Machine::here().unwrap().available().iter().next().unwrap();
+        let options = EalOptions { huge: false, memory_mb: 64, main_core, ..EalOptions::default() };
+        let eal = Eal::init(&options).unwrap();
+        let pool = |node: i32| PoolSettings { name: format!("n{node}"), count: 63, numa_node: Some(node) };
+        let pools = Pools::new(&eal, &[pool(1), pool(0)], 2048).unwrap();
+        let same = |a: Option<i32>, b: Option<i32>| Arc::ptr_eq(pools.on(a), pools.on(b));
+        assert!(!pools.is_one() && !same(Some(0), Some(1)));
+        assert!(same(None, Some(1)) && same(Some(7), Some(1)));
+        drop(pools);
+        assert!(Pools::new(&eal, &[pool(1)], 2048).unwrap().is_one());
     }
 
     #[test]

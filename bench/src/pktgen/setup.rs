@@ -69,11 +69,11 @@ pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> 
     Ok(Eal::init(&EalOptions {
         huge: setup.huge,
         memory_mb: Mempool::memory_mb(buffers, room, setup.huge) + 64,
-        node_mb: Vec::new(),
         main_core: main,
         pci: [Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten().filter_map(pci).collect(),
         // Its socket is of no use to anybody, and would be left behind by a kill.
         args: [&["--no-telemetry".to_owned()], &setup.eal[..]].concat(),
+        ..EalOptions::default()
     })?)
 }
 

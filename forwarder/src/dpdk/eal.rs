@@ -45,6 +45,7 @@ impl Default for EalOptions {
 #[derive(Debug)]
 pub struct Eal {
     hardware: bool,
+    huge: bool,
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -71,6 +72,11 @@ impl Eal {
     /// May devices reach packet memory by themselves (DMA)? True unless EAL runs without PCI devices.
     pub(super) fn hardware(&self) -> bool {
         self.hardware
+    }
+
+    /// Is memory taken from hugepages? Only those have a NUMA node that EAL knows.
+    pub(super) fn huge(&self) -> bool {
+        self.huge
     }
 
     /// The folder of EAL's sockets, `dpdk_telemetry.v2` among them.
@@ -110,7 +116,8 @@ impl Eal {
             dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr())
         });
         if outcome >= 0 {
-            return Ok(Arc::new(Self { hardware: !argv.iter().any(|a| a == "--no-pci") }));
+            let says = |option: &str| argv.iter().any(|a| a == option);
+            return Ok(Arc::new(Self { hardware: !says("--no-pci"), huge: !says("--no-huge") }));
         }
         let errno = last_errno();
         let (problem, mend) = match errno {

@@ -36,7 +36,7 @@ pub struct PoolSettings {
     pub name: String,
     /// Mbufs.
     pub count: u32,
-    /// NUMA node where they lie; none is any.
+    /// NUMA node where they lie; none is any, as is every one without hugepages.
     pub numa_node: Option<i32>,
 }
 
@@ -180,7 +180,7 @@ fn create(
     };
     // DPDK wants a cache of at most two thirds of the pool.
     let cache = cache.min(dpdk_sys::S2_MEMPOOL_CACHE_MAX as u32).min(count / 3 * 2);
-    let node = settings.numa_node.unwrap_or(dpdk_sys::S2_SOCKET_ANY);
+    let node = settings.numa_node.filter(|_| eal.huge()).unwrap_or(dpdk_sys::S2_SOCKET_ANY);
     // Hardware needs no mbuf to cross a page; net_af_xdp needs them without gaps.
     let packed = !eal.hardware();
     // SAFETY: EAL runs, and the name is a C string that is copied.

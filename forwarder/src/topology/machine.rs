@@ -144,7 +144,8 @@ impl Machine {
     #[must_use]
     pub fn permitted(&self) -> CoreSet {
         let online = self.online();
-        self.cpuset.as_ref().map_or(online.clone(), |set| set.and(&online))
+        let own = self.cpuset.as_ref().map(|set| set.and(&online));
+        own.filter(|own| !own.is_empty()).unwrap_or(online)
     }
 
     /// Cores this process is meant to use.
@@ -155,10 +156,9 @@ impl Machine {
     pub fn available(&self) -> CoreSet {
         let permitted = self.permitted();
         let unasked = permitted.without(&self.isolated);
-        match unasked.is_within(&self.affinity) && !unasked.is_empty() {
-            true => permitted,
-            false => permitted.and(&self.affinity),
-        }
+        let chosen = permitted.and(&self.affinity);
+        let nobody_chose = unasked.is_within(&self.affinity) && !unasked.is_empty();
+        if nobody_chose || chosen.is_empty() { permitted } else { chosen }
     }
 
     /// A core that is online.
@@ -400,6 +400,10 @@ mod tests {
             .file("sys/fs/cgroup/system.slice/s2ds.service/cpuset.cpus.effective", "2-3\n")
             .read();
         assert_eq!(machine.available(), list("2-3"));
+        // What cannot be, as of a cpuset that was changed while it was read, leaves something to run on.
+        assert_eq!(Tree::two_sockets().affinity("40").read().available(), list("0-15"));
+        let gone = Tree::two_sockets().file("sys/fs/cgroup/cpuset.cpus.effective", "40\n").read();
+        assert_eq!((gone.permitted(), gone.available()), (list("0-15"), list("0-15")));
     }
 
     #[test]

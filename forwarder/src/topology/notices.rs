@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(
             said(&Tree::two_sockets().affinity("0-3"), &[none], "cores = [2, 4]"),
             [
-                "cores 4 of workers.cores are outside of the CPU affinity this process was started with (0-3), and used all the same"
+                "core 4 in workers.cores: outside of the CPU affinity this process was started with (0-3), and used all the same"
             ]
         );
     }

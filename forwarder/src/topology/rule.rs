@@ -42,7 +42,7 @@ impl Quiet {
 /// How many workers may serve these devices without being asked for, and why not more. Packets that a device puts in another
 /// worker's queue have to be handed over, which takes more than it gives; what a device can do shows when it is opened.
 pub(super) fn most_workers(config: &Config) -> (usize, String) {
-    let steers = |device: &Device| matches!(device, Device::Pci(_) | Device::Vdev(_));
+    let steers = |device: &Device| matches!(device, Device::Pci(_) | Device::Mac(_) | Device::Vdev(_));
     if let Some(p) = config.ports.iter().find(|p| !steers(&p.device)) {
         return (1, format!("port {}: {} does not steer packets to several", p.name, p.device));
     }

@@ -164,6 +164,14 @@ pub(crate) enum Conn {
 pub(crate) enum Port {
     /// Ports with their counters and neighbors
     List,
+    /// One port in full: its device and link, what the device does and why not more, queues, counters
+    Show {
+        /// The port's name
+        name: String,
+        /// Also those of the driver's counters that are zero
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,10 @@ use clap::{CommandFactory, Parser};
 use control::client::{Client, ClientError};
 use forwarder::api::{ApiError, ErrorCode, Reply, Request, Stats};
 use forwarder::config::ConfigError;
+use forwarder::manual;
 
 mod args;
+mod port;
 mod preflight;
 mod show;
 
@@ -20,6 +22,9 @@ use args::{Cli, Command, Conn, Port};
 const DROPPED: u8 = 10;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -42,6 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flow(flow) => flow.into(),
         Command::Conn(Conn::List { flow, limit }) => Request::ConnectionList { flow, limit },
         Command::Port(Port::List) => Request::PortList,
+        Command::Port(Port::Show { name, all }) => Request::PortShow { name, all },
         Command::Stats { watch, interval } => {
             let mut client = Client::connect(&cli.socket)?;
             if watch {
