@@ -1,8 +1,8 @@
 //! `s2ctl preflight`: is this host set up so that s2ds works, and works well?
 //!
-//! [`Host::read`] collects facts below a root, `/` or a made-up tree; what only programs can tell comes as [`Told`]. [`check`] judges
-//! them and touches nothing. A [`Finding`] says what is, what should be, why, how sure that is, and what mends it; [`fix`] does
-//! what is safe. docs/operations.md, section Preflight, names the sources of the advice.
+//! [`Host::read`] collects facts below a root, `/` or a made-up tree; what only programs can tell comes as [`Told`]. [`check`]
+//! judges them and touches nothing. A [`Finding`] says what is, what should be, why, how sure that is, and what mends it; [`fix()`]
+//! does what is safe. docs/operations.md, section Preflight, names the sources of the advice.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;

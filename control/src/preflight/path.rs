@@ -26,8 +26,8 @@ pub struct PathFacts {
     pub bits_per_second: f64,
     /// Bytes on the way.
     pub bandwidth_delay: f64,
-    /// Bytes of buffer that each end of a connection needs to fill the path: twice what is on the way, because the kernel counts its
-    /// own structures in, and keeps what was lost until it came again.
+    /// Bytes of buffer that each end of a connection needs to fill the path: twice what is on the way, because the kernel counts
+    /// its own structures in, and keeps what was lost until it came again.
     pub buffer: f64,
     /// Most bits a second of one connection that ends on this host, by `tcp_rmem` and `tcp_wmem`; none when they cannot be read.
     pub here: Option<f64>,
@@ -145,7 +145,8 @@ fn buffers_here(facts: &PathFacts, buffers: &[Option<Vec<u64>>; 2]) -> Finding {
         settings.iter().map(|(n, t)| Write { file: format!("/proc/sys/net/ipv4/{n}"), text: t.clone() });
     let mend = Mend::write(commands, writes.collect())
         .lasting(format!("printf '{lines}' >> /etc/sysctl.d/90-scistream.conf"));
-    let why = "a window passes each round trip, and half of a buffer is the kernel's; it counts on the hosts where TCP ends, not on a gateway";
+    let why = "a window passes each round trip, and half of a buffer is the kernel's; it counts on the hosts where TCP ends, \
+               not on a gateway";
     finding.warning(should, why).likely().mend(mend)
 }
 

@@ -112,10 +112,12 @@ fn idle_states(scene: &Scene<'_>) -> Finding {
     if polls && !scene.workers.is_empty() {
         return finding.should("any: idle = \"poll\" never sleeps").rule_of_thumb();
     }
+    // It turns off those that take so long or longer.
+    let from = WAKE_US + 1;
     // All cores awake cost the others their turbo, and power: people decide.
     let mend = match scene.workers.is_empty() {
-        true => Mend::by_hand(format!("cpupower idle-set -D {WAKE_US}")),
-        false => Mend::write(format!("cpupower -c {} idle-set -D {WAKE_US}", scene.workers), same(deep, "1")),
+        true => Mend::by_hand(format!("cpupower idle-set -D {from}")),
+        false => Mend::write(format!("cpupower -c {} idle-set -D {from}", scene.workers), same(deep, "1")),
     };
     let why = "a core that naps, and those of TCP's ends, wake up late for the packet that comes";
     finding.warning(should, why).rule_of_thumb().mend(mend.lasting("tuned-adm profile network-latency"))

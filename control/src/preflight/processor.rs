@@ -144,7 +144,8 @@ fn irqbalance(scene: &Scene<'_>) -> Finding {
         true => "systemctl disable irqbalance".to_owned(),
         false => format!(
             "echo 'IRQBALANCE_BANNED_CPULIST={}' >> /etc/default/irqbalance && systemctl restart irqbalance",
-            scene.workers
+            // A list of its own takes the place of the isolated cores that it would spare by itself.
+            scene.workers.or(&spared)
         ),
     });
     let why = "it may put interrupts of disks and other NICs on the workers' cores";

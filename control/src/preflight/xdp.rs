@@ -6,10 +6,10 @@ use super::Scene;
 use super::finding::{Finding, Mend, Subject::Xdp};
 use super::host::Interface;
 
-/// Drivers that hand frames over without a copy, from the kernel's sources (those that set NETDEV_XDP_ACT_XSK_ZEROCOPY); some of
-/// them only on recent kernels.
-const ZERO_COPY: [&str; 11] =
-    ["i40e", "ice", "igb", "igc", "idpf", "ixgbe", "mlx5_core", "gve", "nfp", "stmmac", "virtio_net"];
+/// Drivers that hand frames over without a copy: those of NICs that announce NETDEV_XDP_ACT_XSK_ZEROCOPY in the kernel's sources,
+/// some of them only on recent kernels.
+const ZERO_COPY: [&str; 10] =
+    ["i40e", "ice", "igb", "igc", "idpf", "ixgbe", "mlx5_core", "gve", "nfp", "virtio_net"];
 
 /// Largest MTU of a frame that lies in one page beside its headroom and the kernel's bookkeeping.
 const MOST_MTU: u16 = 3498;
@@ -73,7 +73,7 @@ fn version(scene: &Scene<'_>) -> Finding {
         None => Finding::unknown(Xdp, WHAT, "the kernel's release cannot be read", "uname -r"),
         Some(true) => Finding::ok(Xdp, WHAT, scene.host.kernel.as_str()).should("5.11 or later"),
         Some(false) => Finding::ok(Xdp, WHAT, scene.host.kernel.as_str())
-            .warning("5.11 or later", "before it a socket does not poll the NIC itself (preferred busy poll); memory counts as locked")
+            .warning("5.11 or later", "before it a socket does not poll the NIC itself (preferred busy poll)")
             .likely(),
     }
 }

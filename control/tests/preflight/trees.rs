@@ -297,7 +297,14 @@ pub(crate) fn laptop() -> Tree {
 }
 
 /// A port on the laptop's NIC as it is: bound to the kernel's driver.
-pub(crate) const LAPTOP: &str = "[[port]]\nname = \"lan\"\ndevice = \"0000:00:1f.6\"\naddresses = [\"10.0.0.1/24\"]\n[workers]\ncores = [1]\n";
+pub(crate) const LAPTOP: &str = r#"
+[[port]]
+name = "lan"
+device = "0000:00:1f.6"
+addresses = ["10.0.0.1/24"]
+[workers]
+cores = [1]
+"#;
 
 /// A guest of KVM in a cloud.
 pub(crate) fn guest() -> Tree {
