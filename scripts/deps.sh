@@ -14,7 +14,7 @@ tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server py
     python3-django-oauth-toolkit)
 # What is set side by side with the relay.
 peers=(haproxy nginx libnginx-mod-stream stunnel4 socat nftables)
-packaging=(debhelper dpkg-dev iproute2 mmdebstrap util-linux)
+packaging=(debhelper dpkg-dev iproute2 mmdebstrap procps util-linux)
 browser=(chromium chromium-driver fonts-dejavu-core)
 # What of these brings a service, and which. What is installed here is neither started nor left enabled.
 declare -A services=([iperf3]=iperf3 [ngtcp2-server]=ngtcp2d [haproxy]=haproxy [nginx]=nginx [stunnel4]=stunnel4
