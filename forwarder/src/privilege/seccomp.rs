@@ -136,7 +136,7 @@ fn sockets() -> Result<Rules, BackendError> {
 
 /// Typing into the terminal that s2ds was started from.
 fn typing() -> Result<Rules, BackendError> {
-    let requests = [libc::TIOCSTI as u64, libc::TIOCLINUX as u64];
+    let requests = [libc::TIOCSTI, libc::TIOCLINUX];
     let rules = requests.iter().map(|request| rule(&[(1, Dword, Eq, *request)])).collect::<Result<_, _>>()?;
     Ok(Rules::from([(libc::SYS_ioctl, rules)]))
 }
