@@ -93,6 +93,12 @@ fn bind(flags: &[String], version: &str) -> Result<bindgen::Bindings, String> {
         .allowlist_function("rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id)")
         .allowlist_function("rte_eth_dev_(set_mtu|set_mc_addr_list|adjust_nb_rx_tx_desc|vlan_filter)")
         .allowlist_function("rte_eth_(rx_queue_setup|tx_queue_setup|stats_get|macaddr_get)")
+        .allowlist_function(
+            "rte_eth_(xstats_get|xstats_get_names|dev_fw_version_get|dev_default_mac_addr_set)",
+        )
+        .allowlist_function("rte_eth_dev_(callback_register|callback_unregister)")
+        .allowlist_function("rte_dev_event_(callback_register|callback_unregister|callback_process)")
+        .allowlist_function("rte_dev_(event_monitor_start|hotplug_handle_enable)")
         .allowlist_function("rte_eth_dev_rss_reta_(update|query)")
         .allowlist_function("rte_eth_(allmulticast_enable|promiscuous_enable)")
         .allowlist_function("rte_telemetry_register_cmd|rte_tel_data_start_dict")

@@ -5,7 +5,7 @@
 //! facilities, and [`pktgen`] for an instrument of packets. [`demo`] shows the whole relay at work, also with foreign programs,
 //! [`conformance`] holds it against the RFCs packet by packet, [`mod@core`] counts what a packet costs, [`control`] how quick the
 //! control server is, and [`compare`] sets the relay beside what else is used. [`result`] is what runs leave, with the [`host`]
-//! they ran on; [`report`] and [`live`] show it.
+//! they ran on; [`report`] and [`live`] show it. [`guest`] is a small virtual machine, whose NICs [`nic`] tries the relay on.
 #![forbid(unsafe_code)]
 
 pub mod compare;
@@ -14,8 +14,10 @@ pub mod control;
 pub mod core;
 pub mod demo;
 pub mod emulate;
+pub mod guest;
 pub mod host;
 pub mod live;
+pub mod nic;
 pub mod pktgen;
 pub mod report;
 pub mod result;

@@ -308,6 +308,7 @@ fn sample(bytes: u64) -> (api::Stats, Vec<api::FlowInfo>, Vec<api::PortInfo>) {
         numa_node: None,
         link: "up".into(),
         speed: None,
+        failure: None,
         rx: api::Count { packets: bytes / 1000, bytes },
         tx: api::Count::default(),
         rx_missed: 0,

@@ -89,6 +89,8 @@ fn what_is_asked_is_what_was_said() {
             Request::ConnectionList { flow: Some(name()), limit: Some(5) },
         ),
         (vec!["port", "list"], Request::PortList),
+        (vec!["port", "show", "lan"], Request::PortShow { name: "lan".into(), all: false }),
+        (vec!["port", "show", "lan", "--all"], Request::PortShow { name: "lan".into(), all: true }),
         (vec!["stats"], Request::Stats),
         (
             EXPLAIN.to_vec(),
@@ -150,6 +152,31 @@ fn tables_show_what_matters() {
         "12 s ago",
     ];
     shows(&good(&fixture, &["port", "list"]), &ports);
+    let port = good(&fixture, &["port", "show", "lan"]);
+    for (field, value) in [
+        ("failed", "1m 15s ago: interface veth0 is gone"),
+        ("tried since", "15"),
+        ("last try", "there is no interface veth0"),
+        ("next try", "in 4s"),
+        ("place", "vdev net_af_packet0"),
+        ("interface", "veth0"),
+        ("firmware", "8.30 0x8000a49d"),
+        ("link ", "up, 10000 Mbit/s, full duplex, fixed"),
+        ("link changes", "3, the last 1m 1s ago; told by interrupt"),
+        ("MTU", "1500 of at most 9600"),
+        ("link-local", "fe80::ff:fe00:1"),
+        ("queues", "2 of at most 16"),
+        ("RX descriptors", "1024 of at most 4096"),
+        ("TX descriptors", "512"),
+        ("steering", "hand over: the device hashes nothing"),
+        ("IPv4 header checksum", "in software  verified in every packet"),
+        ("rx_good_packets", "4712"),
+    ] {
+        let row =
+            port.lines().find(|l| l.starts_with(field)).unwrap_or_else(|| panic!("no {field} in\n{port}"));
+        assert_eq!(row[field.len()..].trim_start(), value, "{field}");
+    }
+    shows(&port, &["DEVICE RX_ERRORS", "4713", "10.0.0.9", "02:00:00:00:00:66", "resol\\u{1b}[31mving"]);
     let stats = good(&fixture, &["stats"]);
     shows(&stats, &["up 1m 30s, epoch 6", "drop source_denied", "25.0 %", "source_denied 5"]);
     assert!(!stats.contains("ttl_expired"), "{stats}");
@@ -198,7 +225,7 @@ fn a_packet_that_would_be_dropped_exits_10() {
     assert_eq!(output.status.code(), Some(10));
     assert!(text(&output.stdout).contains("no_flow"));
     let help = good(&fixture, &["--help"]);
-    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "10 "] {
+    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "10 ", "11 "] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(code)), "{code} in {help}");
     }
 }

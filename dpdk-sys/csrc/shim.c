@@ -75,15 +75,17 @@ void s2_log_to_stderr(void)
 	rte_openlog_stream(stderr);
 }
 
-int s2_link(uint16_t port, int *up, uint32_t *mbps)
+int s2_link(uint16_t port, struct s2_link_state *state)
 {
 	struct rte_eth_link link = {0};
 	int err = rte_eth_link_get_nowait(port, &link);
 
 	if (err < 0)
 		return err;
-	*up = link.link_status == RTE_ETH_LINK_UP;
-	*mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
+	state->up = link.link_status == RTE_ETH_LINK_UP;
+	state->mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
+	state->full_duplex = link.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
+	state->autoneg = link.link_autoneg == RTE_ETH_LINK_AUTONEG;
 	return 0;
 }
 
@@ -180,6 +182,12 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		{'s', "S2_MEMPOOL_CACHE_MAX", RTE_MEMPOOL_CACHE_MAX_SIZE},
 		{'s', "S2_RING_SP_SC", RING_F_SP_ENQ | RING_F_SC_DEQ},
 		{'s', "S2_TEL_DICT_ENTRIES", RTE_TEL_MAX_DICT_ENTRIES},
+		{'s', "S2_DEV_INTR_LSC", RTE_ETH_DEV_INTR_LSC},
+		{'s', "S2_DEV_INTR_RMV", RTE_ETH_DEV_INTR_RMV},
+		{'s', "S2_ETH_ALL", RTE_ETH_ALL},
+		{'s', "sizeof s2_link_state", sizeof(struct s2_link_state)},
+		{'s', "sizeof rte_eth_xstat", sizeof(struct rte_eth_xstat)},
+		{'s', "sizeof rte_eth_xstat_name", sizeof(struct rte_eth_xstat_name)},
 		{'s', "sizeof rte_eth_conf", sizeof(struct rte_eth_conf)},
 		{'s', "sizeof rte_eth_dev_info", sizeof(struct rte_eth_dev_info)},
 		{'s', "sizeof rte_eth_stats", sizeof(struct rte_eth_stats)},
@@ -196,6 +204,7 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		{'f', "S2_TX_OFFLOAD_MBUF_FAST_FREE", RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},
 		{'f', "S2_RSS_PORTS", RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP |
 					      RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP},
+		{'f', "S2_RSS_PORTS_EXTENDED", RTE_ETH_RSS_IPV6_TCP_EX | RTE_ETH_RSS_IPV6_UDP_EX},
 		{'s', "sizeof rte_eth_rss_reta_entry64", sizeof(struct rte_eth_rss_reta_entry64)},
 		{'f', "S2_RSS_IP_TCP_UDP", RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP},
 	};

@@ -3,6 +3,7 @@
 #ifndef S2_SHIM_H
 #define S2_SHIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,9 @@ enum {
 	S2_RING_SP_SC = RING_F_SP_ENQ | RING_F_SC_DEQ,
 	S2_SOCKET_ANY = SOCKET_ID_ANY,
 	S2_TEL_DICT_ENTRIES = RTE_TEL_MAX_DICT_ENTRIES,
+	S2_DEV_INTR_LSC = RTE_ETH_DEV_INTR_LSC,
+	S2_DEV_INTR_RMV = RTE_ETH_DEV_INTR_RMV,
+	S2_ETH_ALL = RTE_ETH_ALL,
 };
 
 static const uint64_t S2_RX_VLAN = RTE_MBUF_F_RX_VLAN;
@@ -53,6 +57,8 @@ static const uint64_t S2_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE
 /* Addresses and ports of TCP and UDP, over both families. */
 static const uint64_t S2_RSS_PORTS = RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP |
 				     RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
+/* The same over IPv6 with extension headers, of which a home address counts for the source and a route's end for the destination. */
+static const uint64_t S2_RSS_PORTS_EXTENDED = RTE_ETH_RSS_IPV6_TCP_EX | RTE_ETH_RSS_IPV6_UDP_EX;
 
 uint16_t s2_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n);
 uint16_t s2_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t n);
@@ -78,8 +84,16 @@ uint32_t s2_lcore_id(void);
 /* EAL and drivers write to stderr, and nothing to syslog. */
 void s2_log_to_stderr(void);
 
-/* Link state without waiting; mbps is 0 when unknown. Negative errno on failure. */
-int s2_link(uint16_t port, int *up, uint32_t *mbps);
+/* State of a link; mbps is 0 when unknown. */
+struct s2_link_state {
+	uint32_t mbps;
+	bool up;
+	bool full_duplex;
+	bool autoneg;
+};
+
+/* Link state without waiting. Negative errno on failure. */
+int s2_link(uint16_t port, struct s2_link_state *state);
 
 /*
  * Sets key and hash types, and Toeplitz where the release can tell hash functions apart. 0, or a negative errno; also when

@@ -51,7 +51,7 @@ fn flags_of_64_bits() {
         named! {
             S2_RX_VLAN S2_RX_VLAN_STRIPPED S2_RX_OFFLOAD_VLAN_STRIP S2_RX_OFFLOAD_VLAN_FILTER
             S2_RX_OFFLOAD_SCATTER S2_TX_OFFLOAD_MULTI_SEGS S2_TX_OFFLOAD_MBUF_FAST_FREE S2_RSS_IP_TCP_UDP
-            S2_RSS_PORTS
+            S2_RSS_PORTS S2_RSS_PORTS_EXTENDED
         },
     );
 }
@@ -66,6 +66,12 @@ fn sizes_and_limits() {
             ("S2_MEMPOOL_CACHE_MAX", S2_MEMPOOL_CACHE_MAX as u64),
             ("S2_RING_SP_SC", S2_RING_SP_SC as u64),
             ("S2_TEL_DICT_ENTRIES", S2_TEL_DICT_ENTRIES as u64),
+            ("S2_DEV_INTR_LSC", S2_DEV_INTR_LSC as u64),
+            ("S2_DEV_INTR_RMV", S2_DEV_INTR_RMV as u64),
+            ("S2_ETH_ALL", S2_ETH_ALL as u64),
+            ("sizeof s2_link_state", size_of::<s2_link_state>() as u64),
+            ("sizeof rte_eth_xstat", size_of::<rte_eth_xstat>() as u64),
+            ("sizeof rte_eth_xstat_name", size_of::<rte_eth_xstat_name>() as u64),
             ("sizeof rte_eth_conf", size_of::<rte_eth_conf>() as u64),
             ("sizeof rte_eth_dev_info", size_of::<rte_eth_dev_info>() as u64),
             ("sizeof rte_eth_stats", size_of::<rte_eth_stats>() as u64),

@@ -4,23 +4,23 @@
 //! things only through their mailboxes.
 #![forbid(unsafe_code)]
 
+mod ports;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::{
-    ApiError, ConflictInfo, ConnectionInfo, Count, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState,
-    FlowStats, LeaseRenewal, NeighborInfo, PortInfo, Proto, QueueStats, Reply, Request, Snapshot, Stats,
-    WorkerStats,
+    ApiError, ConnectionInfo, Count, DeviceDetail, ErrorCode, Explanation, FlowInfo, FlowSpec, FlowState,
+    FlowStats, LeaseRenewal, PortFailure, Proto, QueueStats, Reply, Request, Snapshot, Stats, WorkerStats,
 };
 use crate::config::{Config, validate_flow};
 use crate::engine::admit::{self, Admission, Refusal};
 use crate::engine::{ConnRow, DropReason};
 use crate::flow::police::Police;
 use crate::flow::set::{CountPair, FlowCounters, POLICED};
-use crate::flow::steering::How;
-use crate::flow::{Direction, Flow, FlowSet, Steering, Tuple};
+use crate::flow::{Direction, Flow, FlowSet, Tuple};
 use crate::neighbor::{Contested, Neighbor};
 use crate::net::Network;
 use crate::residence::{Counts, Histogram};
@@ -56,12 +56,18 @@ pub struct DeviceStatus {
     pub rx_missed: u64,
     /// Frames lost after a worker gave them.
     pub tx_errors: u64,
+    /// Why it is out of use, when it is; `link` is then `failed`.
+    pub failure: Option<PortFailure>,
 }
 
 /// The device behind a port.
 pub trait Device: Send + Sync {
     /// Its state now.
     fn status(&self) -> DeviceStatus;
+    /// All that is known of it, with the driver's own counters.
+    fn detail(&self) -> DeviceDetail {
+        DeviceDetail::default()
+    }
 }
 
 /// Figures of a flow slot, summed over workers.
@@ -492,58 +498,6 @@ impl Gateway {
         Ok((all, claims))
     }
 
-    /// How a port's packets come to their workers. Devices that do not tell, as in tests, do nothing about it.
-    fn steering(&self, port: usize) -> How {
-        let told = self.net.ports[port].steering.as_ref().map(Steering::how);
-        told.unwrap_or(if self.workers.len() > 1 { How::HandOver } else { How::OneWorker })
-    }
-
-    fn ports(&self) -> Result<Vec<PortInfo>, ApiError> {
-        let (neighbors, claims) = self.neighbors()?;
-        let info = |(i, config): (usize, &crate::config::PortConfig)| {
-            let status = self.devices.get(i).map(|d| d.status()).unwrap_or_default();
-            let sum = |pick: fn(&crate::counters::QueueCounters) -> &CountPair| Count {
-                packets: self.workers.iter().map(|w| pick(&w.counters.queues[i]).packets.get()).sum(),
-                bytes: self.workers.iter().map(|w| pick(&w.counters.queues[i]).bytes.get()).sum(),
-            };
-            let neighbor = |r: &Neighbor| NeighborInfo {
-                address: r.address,
-                mac: r.mac.map(|m| m.to_string()),
-                state: r.state.to_string(),
-            };
-            let conflict = |c: &Contested| ConflictInfo {
-                address: c.address,
-                mac: c.mac.to_string(),
-                times: c.times,
-                ago: c.ago / 1000,
-            };
-            PortInfo {
-                name: config.name.clone(),
-                device: config.device.to_string(),
-                driver: status.driver,
-                mac: self.net.ports[i].mac.to_string(),
-                addresses: config.addresses.clone(),
-                mtu: config.mtu,
-                vlan: config.vlan,
-                outer_vlan: config.outer_vlan,
-                gateway: config.gateway.clone(),
-                queues: status.queues,
-                steering: self.steering(i).to_string(),
-                handed_over: self.workers.iter().map(|w| w.counters.queues[i].handed_over.get()).sum(),
-                numa_node: status.numa_node,
-                link: status.link,
-                speed: status.speed,
-                rx: sum(|q| &q.rx),
-                tx: sum(|q| &q.tx),
-                rx_missed: status.rx_missed,
-                tx_errors: status.tx_errors,
-                neighbors: neighbors.iter().filter(|r| usize::from(r.port) == i).map(neighbor).collect(),
-                conflicts: claims.iter().filter(|c| usize::from(c.port) == i).map(conflict).collect(),
-            }
-        };
-        Ok(self.config.ports.iter().enumerate().map(info).collect())
-    }
-
     /// The counters.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
@@ -837,6 +791,9 @@ impl Handler for Gateway {
                 Ok(Reply::Connections { connections, truncated })
             }
             Request::PortList => Ok(Reply::Ports { ports: self.ports()? }),
+            Request::PortShow { name, all } => {
+                Ok(Reply::Port { port: Box::new(self.port(self.port_index(&name)?, all)?) })
+            }
             Request::Stats => Ok(Reply::Stats { stats: self.stats() }),
             Request::Explain { port, proto, src, dst } => {
                 let tuple = Tuple { port: self.port_index(&port)?, proto, src, dst };

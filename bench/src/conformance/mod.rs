@@ -20,8 +20,8 @@ macro_rules! suite {
 mod fragments;
 mod icmp;
 mod link;
-mod oracle;
-mod packet;
+pub(crate) mod oracle;
+pub(crate) mod packet;
 mod page;
 mod rows;
 mod setup;

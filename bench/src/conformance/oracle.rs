@@ -26,25 +26,25 @@ use super::packet::{
 use crate::topology::{Gateway, Netns, Workdir, unaccounted};
 
 /// How long what has to come is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the relay may take to settle its ledger at the end.
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// A link of the relay, or one VLAN on it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// Which pair of interfaces.
-    pub(super) wire: usize,
+    pub(crate) wire: usize,
     /// TPID and id of its tags, outermost first.
-    pub(super) tags: &'static [Tag],
+    pub(crate) tags: &'static [Tag],
 }
 
 /// Where clients are. 10.71.0.0/24, fd71::/64, MTU 1500.
-pub(super) const LAN: Link = Link { wire: 0, tags: &[] };
+pub(crate) const LAN: Link = Link { wire: 0, tags: &[] };
 /// Where targets are. 10.72.0.0/24, fd72::/64, MTU 1500; two addresses of the relay in each family.
-pub(super) const WAN: Link = Link { wire: 1, tags: &[] };
+pub(crate) const WAN: Link = Link { wire: 1, tags: &[] };
 /// Targets behind a narrow link. 10.73.0.0/24, fd73::/64, MTU 1280.
-pub(super) const SLIM: Link = Link { wire: 2, tags: &[] };
+pub(crate) const SLIM: Link = Link { wire: 2, tags: &[] };
 
 const WIRES: [(&str, u16); 3] = [("lan", 1500), ("wan", 1500), ("slim", 1280)];
 /// What MAC addresses of hosts begin with.
@@ -60,7 +60,7 @@ impl fmt::Debug for Link {
 }
 
 /// An address of a host: `host(LAN, 16, true)` is 10.71.0.16.
-pub(super) fn host(link: Link, n: u8, v4: bool) -> IpAddr {
+pub(crate) fn host(link: Link, n: u8, v4: bool) -> IpAddr {
     let net = 71 + link.wire as u8 + 10 * link.tags.last().map_or(0, |t| (t.1 / 10) as u8);
     if v4 {
         IpAddr::from([10, net, 0, n])
@@ -70,7 +70,7 @@ pub(super) fn host(link: Link, n: u8, v4: bool) -> IpAddr {
 }
 
 /// The relay's own first address on a link.
-pub(super) fn own(link: Link, v4: bool) -> IpAddr {
+pub(crate) fn own(link: Link, v4: bool) -> IpAddr {
     host(link, 1, v4)
 }
 
@@ -87,28 +87,39 @@ struct Wire {
     tx: OwnedFd,
     /// Where what the relay sent is read.
     rx: OwnedFd,
+    /// Frames in each direction.
+    carried: Carried,
+}
+
+/// Frames that went over a wire.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// From hosts.
+    pub(crate) sent: u64,
+    /// From the relay.
+    pub(crate) came: u64,
 }
 
 /// What the relay sent: where, with which tags, and when it was read in the order of all.
 #[derive(Debug, Clone)]
-pub(super) struct Arrival {
-    pub(super) link: Link,
+pub(crate) struct Arrival {
+    pub(crate) link: Link,
     /// With priority bits.
-    pub(super) tags: Vec<Tag>,
-    pub(super) packet: Packet,
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) packet: Packet,
 }
 
 /// An ARP packet or neighbor discovery message that the relay sent.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) link: Link,
-    pub(super) frame: Frame,
-    pub(super) what: Neighborly,
+pub(crate) struct Asked {
+    pub(crate) link: Link,
+    pub(crate) frame: Frame,
+    pub(crate) what: Neighborly,
 }
 
 /// Its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Neighborly {
+pub(crate) enum Neighborly {
     /// Operation, sender's MAC and address, target's MAC and address.
     Arp { op: u16, sender_mac: Mac, sender: IpAddr, target_mac: Mac, target: IpAddr },
     /// Source address, target, MAC in the source option.
@@ -118,36 +129,36 @@ pub(super) enum Neighborly {
 }
 
 /// A relay and the hosts around it.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     // The forwarder goes before the namespaces it lives in.
-    pub(super) gateway: Option<Gateway>,
+    pub(crate) gateway: Option<Gateway>,
     /// The relay's namespace while no relay runs in it.
-    pub(super) vacant: Option<Netns>,
-    pub(super) dir: Arc<Workdir>,
+    pub(crate) vacant: Option<Netns>,
+    pub(crate) dir: Arc<Workdir>,
     wires: Vec<Wire>,
     links: Vec<Link>,
     /// MAC of the relay on each link.
-    pub(super) relay_mac: BTreeMap<Link, Mac>,
+    pub(crate) relay_mac: BTreeMap<Link, Mac>,
     /// What came and was not asked for yet.
-    pub(super) inbox: Vec<Arrival>,
+    pub(crate) inbox: Vec<Arrival>,
     /// What the relay asked and told its neighbors.
-    pub(super) asked: Vec<Asked>,
+    pub(crate) asked: Vec<Asked>,
     /// Hosts that do not answer.
-    pub(super) mute: BTreeSet<IpAddr>,
+    pub(crate) mute: BTreeSet<IpAddr>,
     /// Hosts whose MAC is not the one made from their address.
-    pub(super) moved: BTreeMap<IpAddr, Mac>,
+    pub(crate) moved: BTreeMap<IpAddr, Mac>,
     /// Why a frame that came cannot be read; nothing the relay sends may be malformed.
     malformed: Vec<String>,
     ports: u16,
     pings: u16,
     pieces: u32,
     // Last, so that it outlives what is in it.
-    _hosts: Netns,
+    _hosts: Option<Netns>,
 }
 
 impl Lab {
     /// Makes hosts and links, with no relay yet. `links` are those that its ports will have.
-    pub(super) fn new(links: &[Link]) -> Result<Lab> {
+    pub(crate) fn new(links: &[Link]) -> Result<Lab> {
         // At the far end a kernel takes VLAN tags off before anybody sees them. On the relay's own end they are still there.
         let tagged = links.iter().any(|l| !l.tags.is_empty());
         let dir = Arc::new(Workdir::new()?);
@@ -165,11 +176,28 @@ impl Lab {
                 true => gateway.run(move || raw_socket(name, all))??,
                 false => hosts.run(move || raw_socket(&far, all))??,
             };
-            wires.push(Wire { tx, rx });
+            wires.push(Wire { tx, rx, carried: Carried::default() });
         }
-        Ok(Lab {
+        Ok(Lab { vacant: Some(gateway), _hosts: Some(hosts), ..Lab::around(dir, wires, links) })
+    }
+
+    /// Makes hosts on the far ends of cables, one socket each, whose near ends are a relay's that runs elsewhere.
+    pub(crate) fn on_cables(
+        dir: Arc<Workdir>,
+        cables: impl IntoIterator<Item = OwnedFd>,
+        links: &[Link],
+    ) -> Result<Lab> {
+        let wires = cables.into_iter().map(|rx| {
+            let tx = rx.try_clone().context("double a socket")?;
+            Ok(Wire { tx, rx, carried: Carried::default() })
+        });
+        Ok(Lab::around(dir, wires.collect::<Result<_>>()?, links))
+    }
+
+    fn around(dir: Arc<Workdir>, wires: Vec<Wire>, links: &[Link]) -> Lab {
+        Lab {
             gateway: None,
-            vacant: Some(gateway),
+            vacant: None,
             dir,
             wires,
             links: links.to_vec(),
@@ -182,12 +210,17 @@ impl Lab {
             ports: 20_000,
             pings: 0,
             pieces: 0x7000,
-            _hosts: hosts,
-        })
+            _hosts: None,
+        }
+    }
+
+    /// What went over a wire so far, and was read.
+    pub(crate) fn carried(&self, link: Link) -> Carried {
+        self.wires.get(link.wire).map_or(Carried::default(), |w| w.carried)
     }
 
     /// Starts the relay with `config` and learns its MAC addresses. Hosts answer meanwhile.
-    pub(super) fn start(&mut self, config: &str) -> Result<()> {
+    pub(crate) fn start(&mut self, config: &str) -> Result<()> {
         let netns = self.vacant.take().context("a relay runs already")?;
         let started = std::thread::scope(|scope| {
             let start = scope.spawn(|| Gateway::start(netns, config));
@@ -205,18 +238,25 @@ impl Lab {
         Ok(())
     }
 
-    pub(super) fn relay(&self) -> Result<&Gateway> {
+    pub(crate) fn relay(&self) -> Result<&Gateway> {
         self.gateway.as_ref().context("the relay is not running")
     }
 
+    /// Forgets what a relay before this one sent, sound or not.
+    pub(crate) fn reset_cables(&mut self) {
+        self.malformed.clear();
+        self.clear();
+        self.wires.iter_mut().for_each(|w| w.carried = Carried::default());
+    }
+
     /// Forgets what came so far.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.inbox.clear();
         self.asked.clear();
     }
 
     /// Whether there is no relay any more.
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         match &mut self.gateway {
             Some(gateway) => !matches!(gateway.process.ended(), Ok(None)),
             None => self.vacant.is_none(),
@@ -224,7 +264,7 @@ impl Lab {
     }
 
     /// Makes ready for the next test, whatever the last one left.
-    pub(super) fn reset(&mut self) -> Result<()> {
+    pub(crate) fn reset(&mut self) -> Result<()> {
         if self.vacant.is_some() {
             return Ok(());
         }
@@ -240,7 +280,7 @@ impl Lab {
     }
 
     /// Asks for the relay's MAC address on a link, as a host does.
-    fn find_relay(&mut self, link: Link) -> Result<()> {
+    pub(crate) fn find_relay(&mut self, link: Link) -> Result<()> {
         let (me, relay) = (host(link, 16, true), own(link, true));
         let request = arp(1, self.mac(link, me), me, [0; 6], relay);
         let end = Instant::now() + PATIENCE;
@@ -272,7 +312,7 @@ impl Lab {
     }
 
     /// MAC address of a host.
-    pub(super) fn mac(&self, link: Link, address: IpAddr) -> Mac {
+    pub(crate) fn mac(&self, link: Link, address: IpAddr) -> Mac {
         let n = match address {
             IpAddr::V4(a) => a.octets()[3],
             IpAddr::V6(a) => a.octets()[15],
@@ -281,19 +321,19 @@ impl Lab {
     }
 
     /// A client's address and a port that no test had before.
-    pub(super) fn client(&mut self, link: Link, n: u8, v4: bool) -> SocketAddr {
+    pub(crate) fn client(&mut self, link: Link, n: u8, v4: bool) -> SocketAddr {
         self.ports += 1;
         SocketAddr::new(host(link, n, v4), self.ports)
     }
 
     /// An identification for a packet in fragments that no test used before: within a minute none may come again.
-    pub(super) fn fragment_id(&mut self) -> u32 {
+    pub(crate) fn fragment_id(&mut self) -> u32 {
         self.pieces += 1;
         self.pieces
     }
 
     /// Sends a frame from a host to `dst`.
-    pub(super) fn send_frame(&mut self, link: Link, dst: Mac, ethertype: u16, payload: &[u8]) -> Result<()> {
+    pub(crate) fn send_frame(&mut self, link: Link, dst: Mac, ethertype: u16, payload: &[u8]) -> Result<()> {
         // The relay answers where a packet came from.
         let sender = match ethertype {
             ETH_IPV4 => payload.get(12..).and_then(|p| p.first_chunk::<4>()).map(|a| IpAddr::from(*a)),
@@ -310,25 +350,26 @@ impl Lab {
     }
 
     /// Sends a frame as it stands.
-    pub(super) fn send_raw(&mut self, link: Link, frame: &Frame) -> Result<()> {
-        let wire = &self.wires[link.wire];
+    pub(crate) fn send_raw(&mut self, link: Link, frame: &Frame) -> Result<()> {
+        let wire = &mut self.wires[link.wire];
+        wire.carried.sent += 1;
         send(wire.tx.as_raw_fd(), &frame.bytes(), MsgFlags::empty()).context("send a frame")?;
         Ok(())
     }
 
     /// Sends a packet to the relay.
-    pub(super) fn send(&mut self, link: Link, packet: &Packet) -> Result<()> {
+    pub(crate) fn send(&mut self, link: Link, packet: &Packet) -> Result<()> {
         self.send_bytes(link, packet.ethertype(), &packet.bytes()?)
     }
 
     /// Sends what stands behind the Ethernet header to the relay.
-    pub(super) fn send_bytes(&mut self, link: Link, ethertype: u16, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send_bytes(&mut self, link: Link, ethertype: u16, bytes: &[u8]) -> Result<()> {
         let relay = *self.relay_mac.get(&link).context("the relay's MAC address is not known")?;
         self.send_frame(link, relay, ethertype, bytes)
     }
 
     /// Takes what the relay sent, waiting for something at most `limit`, and answers as hosts do.
-    pub(super) fn pump(&mut self, limit: Duration) -> Result<()> {
+    pub(crate) fn pump(&mut self, limit: Duration) -> Result<()> {
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut fds: Vec<PollFd> =
             self.wires.iter().map(|w| PollFd::new(w.rx.as_fd(), PollFlags::POLLIN)).collect();
@@ -339,6 +380,7 @@ impl Lab {
         }
         for wire in 0..self.wires.len() {
             while let Some(bytes) = receive(&self.wires[wire].rx)? {
+                self.wires[wire].carried.came += 1;
                 self.take(wire, &bytes)?;
             }
         }
@@ -400,7 +442,7 @@ impl Lab {
     }
 
     /// Fails when the relay sent something that nobody can read.
-    fn sound(&self) -> Result<()> {
+    pub(crate) fn sound(&self) -> Result<()> {
         ensure!(
             self.malformed.is_empty(),
             "the relay sent what it should not: {}",
@@ -410,7 +452,7 @@ impl Lab {
     }
 
     /// Takes the first packet on `link` that `wanted` holds of, waiting for it.
-    pub(super) fn expect(
+    pub(crate) fn expect(
         &mut self,
         link: Link,
         what: &str,
@@ -420,7 +462,7 @@ impl Lab {
     }
 
     /// The same with its tags.
-    pub(super) fn expect_arrival(
+    pub(crate) fn expect_arrival(
         &mut self,
         link: Link,
         what: &str,
@@ -434,7 +476,7 @@ impl Lab {
                 return Ok(self.inbox.remove(i));
             }
             if Instant::now() >= end {
-                bail!("{what} did not come on {link:?}; {}; dropped: {}", self.what_came(), self.drops()?);
+                bail!("{what} did not come on {link:?}; {}{}", self.what_came(), self.drops());
             }
             self.pump(Duration::from_millis(50))?;
         }
@@ -448,7 +490,7 @@ impl Lab {
     }
 
     /// The next `count` packets on `link` with this destination address, in the order they came.
-    pub(super) fn expect_all(
+    pub(crate) fn expect_all(
         &mut self,
         link: Link,
         what: &str,
@@ -459,7 +501,7 @@ impl Lab {
     }
 
     /// Waits for an ARP packet or neighbor discovery message.
-    pub(super) fn expect_asked(&mut self, what: &str, wanted: impl Fn(&Asked) -> bool) -> Result<Asked> {
+    pub(crate) fn expect_asked(&mut self, what: &str, wanted: impl Fn(&Asked) -> bool) -> Result<Asked> {
         let end = Instant::now() + 2 * PATIENCE;
         loop {
             if let Some(i) = self.asked.iter().position(&wanted) {
@@ -472,7 +514,7 @@ impl Lab {
 
     /// Returns when everything that was sent on `link` before has had its effect: two echo requests, one after the other,
     /// have been answered, and a packet's consequences leave before the next burst is read.
-    pub(super) fn settle(&mut self, link: Link) -> Result<()> {
+    pub(crate) fn settle(&mut self, link: Link) -> Result<()> {
         let (me, relay) = (host(link, 17, true), own(link, true));
         for _ in 0..2 {
             self.pings += 1;
@@ -503,25 +545,26 @@ impl Lab {
     }
 
     /// Nothing more came on any link, of what was sent on `link`.
-    pub(super) fn silent(&mut self, link: Link, what: &str) -> Result<()> {
+    pub(crate) fn silent(&mut self, link: Link, what: &str) -> Result<()> {
         self.settle(link)?;
         ensure!(self.inbox.is_empty(), "{what}: nothing should have come, but {}", self.what_came());
         Ok(())
     }
 
     /// How often packets were dropped for a reason.
-    pub(super) fn dropped(&self, reason: &str) -> Result<u64> {
+    pub(crate) fn dropped(&self, reason: &str) -> Result<u64> {
         Ok(self.relay()?.stats()?.drops.get(reason).copied().unwrap_or(0))
     }
 
-    /// What was dropped so far.
-    fn drops(&self) -> Result<String> {
-        let drops = self.relay()?.stats()?.drops;
-        Ok(drops.iter().filter(|d| *d.1 > 0).map(|(k, n)| format!("{n} {k}")).collect::<Vec<_>>().join(", "))
+    /// What was dropped so far, where that can be known.
+    fn drops(&self) -> String {
+        let Some(Ok(stats)) = self.gateway.as_ref().map(Gateway::stats) else { return String::new() };
+        let drops = stats.drops.iter().filter(|d| *d.1 > 0).map(|(k, n)| format!("{n} {k}"));
+        format!("; dropped: {}", drops.collect::<Vec<_>>().join(", "))
     }
 
     /// Sends what must be dropped for `reason`, by name, and without any answer.
-    pub(super) fn dropped_by(
+    pub(crate) fn dropped_by(
         &mut self,
         link: Link,
         reason: &str,
@@ -541,7 +584,7 @@ impl Lab {
     }
 
     /// Connections, under one flow or all.
-    pub(super) fn connections(&self, flow: Option<&str>) -> Result<Vec<ConnectionInfo>> {
+    pub(crate) fn connections(&self, flow: Option<&str>) -> Result<Vec<ConnectionInfo>> {
         let request = Request::ConnectionList { flow: flow.map(str::to_owned), limit: None };
         match self.relay()?.call(request)? {
             Reply::Connections { connections, .. } => Ok(connections),
@@ -551,7 +594,7 @@ impl Lab {
 
     /// The next port beside a connection's source that no connection came from: the relay chooses sources at random, and
     /// the nearest may be an earlier test's.
-    pub(super) fn free_source(&self, conn: &Conn) -> Result<SocketAddr> {
+    pub(crate) fn free_source(&self, conn: &Conn) -> Result<SocketAddr> {
         let taken: HashSet<u16> = self.connections(None)?.iter().map(|c| c.source.port()).collect();
         let mut ports = (0..=u16::MAX).map(|n| conn.source.port() ^ n);
         let free = ports.find(|p| *p != 0 && !taken.contains(p)).context("every port is a source")?;
@@ -559,7 +602,7 @@ impl Lab {
     }
 
     /// Stops the relay and looks at its ledger.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let stats = self.relay()?.settled(SETTLE)?;
         let difference = unaccounted(&stats);
         ensure!(difference == 0, "{difference} packets are not accounted for: {stats:?}");
@@ -572,44 +615,44 @@ impl Lab {
 
 /// A connection through the relay as both sides see it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Conn {
-    pub(super) proto: Proto,
-    pub(super) near: Link,
-    pub(super) far: Link,
-    pub(super) client: SocketAddr,
-    pub(super) listen: SocketAddr,
-    pub(super) source: SocketAddr,
-    pub(super) target: SocketAddr,
+pub(crate) struct Conn {
+    pub(crate) proto: Proto,
+    pub(crate) near: Link,
+    pub(crate) far: Link,
+    pub(crate) client: SocketAddr,
+    pub(crate) listen: SocketAddr,
+    pub(crate) source: SocketAddr,
+    pub(crate) target: SocketAddr,
 }
 
 /// A flow of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Flow {
-    pub(super) proto: Proto,
-    pub(super) near: Link,
-    pub(super) far: Link,
-    pub(super) listen: SocketAddr,
-    pub(super) target: SocketAddr,
+pub(crate) struct Flow {
+    pub(crate) proto: Proto,
+    pub(crate) near: Link,
+    pub(crate) far: Link,
+    pub(crate) listen: SocketAddr,
+    pub(crate) target: SocketAddr,
 }
 
 impl Conn {
     /// From the client.
-    pub(super) fn up(&self, data: &[u8]) -> Packet {
+    pub(crate) fn up(&self, data: &[u8]) -> Packet {
         self.build(self.client, self.listen, data)
     }
 
     /// What the target gets of it, with the TTL counted down.
-    pub(super) fn up_seen(&self, data: &[u8]) -> Packet {
+    pub(crate) fn up_seen(&self, data: &[u8]) -> Packet {
         Packet { ttl: 63, ..self.build(self.source, self.target, data) }
     }
 
     /// From the target.
-    pub(super) fn down(&self, data: &[u8]) -> Packet {
+    pub(crate) fn down(&self, data: &[u8]) -> Packet {
         self.build(self.target, self.source, data)
     }
 
     /// What the client gets of it.
-    pub(super) fn down_seen(&self, data: &[u8]) -> Packet {
+    pub(crate) fn down_seen(&self, data: &[u8]) -> Packet {
         Packet { ttl: 63, ..self.build(self.listen, self.client, data) }
     }
 
@@ -621,18 +664,18 @@ impl Conn {
     }
 
     /// Whether a packet goes from the target's side to the client's, or is about that.
-    pub(super) fn is_down(&self, p: &Packet) -> bool {
+    pub(crate) fn is_down(&self, p: &Packet) -> bool {
         p.ends() == Some((self.listen, self.client))
     }
 
     /// The same for the other direction.
-    pub(super) fn is_up(&self, p: &Packet) -> bool {
+    pub(crate) fn is_up(&self, p: &Packet) -> bool {
         p.ends() == Some((self.source, self.target))
     }
 }
 
 /// A TCP header with flags out of `SAFRPUEC`.
-pub(super) fn segment(flags: &str) -> TcpHeader {
+pub(crate) fn segment(flags: &str) -> TcpHeader {
     let has = |f| flags.contains(f);
     TcpHeader {
         sequence_number: 1000,
@@ -652,13 +695,13 @@ pub(super) fn segment(flags: &str) -> TcpHeader {
 
 impl Lab {
     /// Opens a connection: the first datagram, or a whole handshake. The reply is seen, too.
-    pub(super) fn open(&mut self, flow: &Flow, n: u8) -> Result<Conn> {
+    pub(crate) fn open(&mut self, flow: &Flow, n: u8) -> Result<Conn> {
         let client = self.client(flow.near, n, flow.listen.is_ipv4());
         self.open_from(flow, client)
     }
 
     /// The same from a given client.
-    pub(super) fn open_from(&mut self, flow: &Flow, client: SocketAddr) -> Result<Conn> {
+    pub(crate) fn open_from(&mut self, flow: &Flow, client: SocketAddr) -> Result<Conn> {
         let conn = self.first_packet(flow, client)?;
         match conn.proto {
             Proto::Udp => self.pass_down(&conn, b"first reply")?,
@@ -671,7 +714,7 @@ impl Lab {
     }
 
     /// Sends a connection's first packet only, and learns from it what the target sees.
-    pub(super) fn first_packet(&mut self, flow: &Flow, client: SocketAddr) -> Result<Conn> {
+    pub(crate) fn first_packet(&mut self, flow: &Flow, client: SocketAddr) -> Result<Conn> {
         let Flow { proto, near, far, listen, target } = *flow;
         let mut conn = Conn { proto, near, far, client, listen, source: target, target };
         let first = match proto {
@@ -692,27 +735,27 @@ impl Lab {
     }
 
     /// Carries data from the client; it has to arrive as it is.
-    pub(super) fn pass_up(&mut self, conn: &Conn, data: &[u8]) -> Result<()> {
+    pub(crate) fn pass_up(&mut self, conn: &Conn, data: &[u8]) -> Result<()> {
         self.send(conn.near, &conn.up(data))?;
         let seen = conn.up_seen(data);
         self.expect_exactly(conn.far, &seen)
     }
 
     /// Carries data from the target.
-    pub(super) fn pass_down(&mut self, conn: &Conn, data: &[u8]) -> Result<()> {
+    pub(crate) fn pass_down(&mut self, conn: &Conn, data: &[u8]) -> Result<()> {
         self.send(conn.far, &conn.down(data))?;
         let seen = conn.down_seen(data);
         self.expect_exactly(conn.near, &seen)
     }
 
     /// Both directions.
-    pub(super) fn pass(&mut self, conn: &Conn) -> Result<()> {
+    pub(crate) fn pass(&mut self, conn: &Conn) -> Result<()> {
         self.pass_up(conn, b"up it goes")?;
         self.pass_down(conn, b"and down again")
     }
 
     /// Waits for a packet between the same ends and compares it whole.
-    pub(super) fn expect_exactly(&mut self, link: Link, wanted: &Packet) -> Result<()> {
+    pub(crate) fn expect_exactly(&mut self, link: Link, wanted: &Packet) -> Result<()> {
         let what = format!(
             "{:?}",
             wanted
@@ -727,24 +770,24 @@ impl Lab {
     }
 
     /// Carries a TCP segment with flags from the client.
-    pub(super) fn flags_up(&mut self, conn: &Conn, flags: &str) -> Result<()> {
+    pub(crate) fn flags_up(&mut self, conn: &Conn, flags: &str) -> Result<()> {
         self.segment_up(conn, segment(flags))
     }
 
     /// The same from the target.
-    pub(super) fn flags_down(&mut self, conn: &Conn, flags: &str) -> Result<()> {
+    pub(crate) fn flags_down(&mut self, conn: &Conn, flags: &str) -> Result<()> {
         let header = segment(flags);
         self.segment_down(conn, header)
     }
 
     /// Carries a TCP segment without data from the client; it has to arrive as it is.
-    pub(super) fn segment_up(&mut self, conn: &Conn, header: TcpHeader) -> Result<()> {
+    pub(crate) fn segment_up(&mut self, conn: &Conn, header: TcpHeader) -> Result<()> {
         self.send(conn.near, &tcp(conn.client, conn.listen, header.clone(), b""))?;
         self.expect_exactly(conn.far, &Packet { ttl: 63, ..tcp(conn.source, conn.target, header, b"") })
     }
 
     /// The same from the target.
-    pub(super) fn segment_down(&mut self, conn: &Conn, header: TcpHeader) -> Result<()> {
+    pub(crate) fn segment_down(&mut self, conn: &Conn, header: TcpHeader) -> Result<()> {
         self.send(conn.far, &tcp(conn.target, conn.source, header.clone(), b""))?;
         self.expect_exactly(conn.near, &Packet { ttl: 63, ..tcp(conn.listen, conn.client, header, b"") })
     }
@@ -771,7 +814,7 @@ fn raw_socket(device: &str, protocol: Option<SockProtocol>) -> Result<OwnedFd> {
 fn receive(fd: &OwnedFd) -> Result<Option<Vec<u8>>> {
     let mut buffer = [0; 10_000];
     loop {
-        match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(n) if buffer.get(6..9) == Some(&HOSTS[..]) && n >= 14 => {}
             Ok(n) => return Ok(Some(buffer[..n].to_vec())),
             Err(nix::errno::Errno::EINTR | nix::errno::Errno::ENETDOWN) => {}
@@ -782,7 +825,7 @@ fn receive(fd: &OwnedFd) -> Result<Option<Vec<u8>>> {
 }
 
 /// An ARP packet (RFC 826); addresses have to be IPv4.
-pub(super) fn arp(op: u16, sender_mac: Mac, sender: IpAddr, target_mac: Mac, target: IpAddr) -> Vec<u8> {
+pub(crate) fn arp(op: u16, sender_mac: Mac, sender: IpAddr, target_mac: Mac, target: IpAddr) -> Vec<u8> {
     let octets = |address| match address {
         IpAddr::V4(a) => a.octets(),
         IpAddr::V6(_) => [0; 4],
@@ -831,7 +874,7 @@ fn parse_nd(p: &Packet) -> Option<Neighborly> {
 }
 
 /// A neighbor advertisement; `flags` are router, solicited and override in the top bits.
-pub(super) fn advertisement(src: IpAddr, dst: IpAddr, flags: u8, target: IpAddr, mac: Mac) -> Packet {
+pub(crate) fn advertisement(src: IpAddr, dst: IpAddr, flags: u8, target: IpAddr, mac: Mac) -> Packet {
     let mut body = match target {
         IpAddr::V6(a) => a.octets().to_vec(),
         IpAddr::V4(_) => Vec::new(),
@@ -844,7 +887,7 @@ pub(super) fn advertisement(src: IpAddr, dst: IpAddr, flags: u8, target: IpAddr,
 }
 
 /// A neighbor solicitation from a host, with its MAC.
-pub(super) fn solicitation(src: IpAddr, dst: IpAddr, target: IpAddr, mac: Mac) -> Packet {
+pub(crate) fn solicitation(src: IpAddr, dst: IpAddr, target: IpAddr, mac: Mac) -> Packet {
     let mut packet = advertisement(src, dst, 0, target, mac);
     let Ok(mut message) = packet.icmp() else { return packet };
     (message.kind, message.body[16]) = (135, 1);
@@ -854,7 +897,7 @@ pub(super) fn solicitation(src: IpAddr, dst: IpAddr, target: IpAddr, mac: Mac) -
 }
 
 /// The multicast address on which a neighbor is asked for `address`, and its MAC address (RFC 4291 2.7.1, RFC 2464 7).
-pub(super) fn solicited_node(address: IpAddr) -> (IpAddr, Mac) {
+pub(crate) fn solicited_node(address: IpAddr) -> (IpAddr, Mac) {
     let o = match address {
         IpAddr::V6(a) => a.octets(),
         IpAddr::V4(_) => [0; 16],

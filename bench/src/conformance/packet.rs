@@ -12,39 +12,39 @@ use etherparse::{
     SingleVlanHeaderSlice, TcpHeader, UdpHeader,
 };
 
-pub(super) const ICMP: u8 = 1;
-pub(super) const TCP: u8 = 6;
-pub(super) const UDP: u8 = 17;
-pub(super) const V6_FRAGMENT: u8 = 44;
-pub(super) const ICMP6: u8 = 58;
-pub(super) const DEST_OPTIONS: u8 = 60;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const V6_FRAGMENT: u8 = 44;
+pub(crate) const ICMP6: u8 = 58;
+pub(crate) const DEST_OPTIONS: u8 = 60;
 
-pub(super) const ETH_IPV4: u16 = 0x0800;
-pub(super) const ETH_ARP: u16 = 0x0806;
-pub(super) const ETH_IPV6: u16 = 0x86dd;
+pub(crate) const ETH_IPV4: u16 = 0x0800;
+pub(crate) const ETH_ARP: u16 = 0x0806;
+pub(crate) const ETH_IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q customer tag.
-pub(super) const CTAG: u16 = 0x8100;
+pub(crate) const CTAG: u16 = 0x8100;
 /// IEEE 802.1ad service tag.
-pub(super) const STAG: u16 = 0x88a8;
+pub(crate) const STAG: u16 = 0x88a8;
 
-pub(super) type Mac = [u8; 6];
+pub(crate) type Mac = [u8; 6];
 
 /// A VLAN tag: its TPID, and priority, DEI and id as they stand in the frame.
-pub(super) type Tag = (u16, u16);
+pub(crate) type Tag = (u16, u16);
 
 /// An Ethernet frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) dst: Mac,
-    pub(super) src: Mac,
+pub(crate) struct Frame {
+    pub(crate) dst: Mac,
+    pub(crate) src: Mac,
     /// Outermost first.
-    pub(super) tags: Vec<Tag>,
-    pub(super) ethertype: u16,
-    pub(super) payload: Vec<u8>,
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) ethertype: u16,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = [self.dst, self.src].concat();
         for (tpid, tci) in &self.tags {
             out.extend(tpid.to_be_bytes());
@@ -57,7 +57,7 @@ impl Frame {
         out
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Frame> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Frame> {
         let eth = Ethernet2HeaderSlice::from_slice(bytes)?;
         let mut ethertype = eth.ether_type().0;
         let mut rest = &bytes[14..];
@@ -74,32 +74,32 @@ impl Frame {
 
 /// An IP packet or a fragment of one, of either family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Packet {
-    pub(super) src: IpAddr,
-    pub(super) dst: IpAddr,
+pub(crate) struct Packet {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
     /// Or hop limit.
-    pub(super) ttl: u8,
+    pub(crate) ttl: u8,
     /// Type of service or traffic class, all eight bits.
-    pub(super) tos: u8,
+    pub(crate) tos: u8,
     /// IPv4: the identification field.
-    pub(super) id: u16,
+    pub(crate) id: u16,
     /// IPv4: do not fragment.
-    pub(super) df: bool,
+    pub(crate) df: bool,
     /// IPv4: more fragments.
-    pub(super) mf: bool,
+    pub(crate) mf: bool,
     /// IPv4: fragment offset in bytes.
-    pub(super) offset: u16,
+    pub(crate) offset: u16,
     /// IPv4: options, padded to whole words.
-    pub(super) options: Vec<u8>,
+    pub(crate) options: Vec<u8>,
     /// IPv6.
-    pub(super) label: u32,
+    pub(crate) label: u32,
     /// What the payload begins with: a transport protocol, or an IPv6 extension header.
-    pub(super) proto: u8,
-    pub(super) payload: Vec<u8>,
+    pub(crate) proto: u8,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Packet {
-    pub(super) fn new(src: IpAddr, dst: IpAddr, proto: u8, payload: Vec<u8>) -> Packet {
+    pub(crate) fn new(src: IpAddr, dst: IpAddr, proto: u8, payload: Vec<u8>) -> Packet {
         Packet {
             src,
             dst,
@@ -116,12 +116,12 @@ impl Packet {
         }
     }
 
-    pub(super) fn ethertype(&self) -> u16 {
+    pub(crate) fn ethertype(&self) -> u16 {
         if self.src.is_ipv4() { ETH_IPV4 } else { ETH_IPV6 }
     }
 
     /// From the IP header on.
-    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
         match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut header =
@@ -154,7 +154,7 @@ impl Packet {
     }
 
     /// Reads a packet with `ethertype` and checks its lengths and header checksum. Padding behind it is left away.
-    pub(super) fn parse(ethertype: u16, bytes: &[u8]) -> Result<Packet> {
+    pub(crate) fn parse(ethertype: u16, bytes: &[u8]) -> Result<Packet> {
         let packet = Packet::quoted(ethertype, bytes)?;
         let length = usize::from(match ethertype {
             ETH_IPV4 => {
@@ -172,7 +172,7 @@ impl Packet {
     }
 
     /// The same for what an ICMP error quotes, whose end may be missing.
-    pub(super) fn quoted(ethertype: u16, bytes: &[u8]) -> Result<Packet> {
+    pub(crate) fn quoted(ethertype: u16, bytes: &[u8]) -> Result<Packet> {
         match ethertype {
             ETH_IPV4 => {
                 let (h, rest) = Ipv4Header::from_slice(bytes).context("no IPv4 header")?;
@@ -218,14 +218,14 @@ impl Packet {
     }
 
     /// Source and destination with ports, of a whole TCP or UDP packet or the first fragment of one.
-    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+    pub(crate) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         let p = self.payload.get(..4).filter(|_| matches!(self.proto, TCP | UDP) && self.offset == 0)?;
         let port = |i: usize| u16::from_be_bytes([p[i], p[i + 1]]);
         Some((SocketAddr::new(self.src, port(0)), SocketAddr::new(self.dst, port(2))))
     }
 
     /// The UDP header and payload of a whole datagram; its checksum has to be right, or zero over IPv4.
-    pub(super) fn udp(&self) -> Result<(UdpHeader, &[u8])> {
+    pub(crate) fn udp(&self) -> Result<(UdpHeader, &[u8])> {
         ensure!(self.proto == UDP, "protocol {} is not UDP: {self:?}", self.proto);
         let (header, data) = UdpHeader::from_slice(&self.payload)?;
         ensure!(usize::from(header.length) == self.payload.len(), "UDP length {} in {self:?}", header.length);
@@ -239,14 +239,14 @@ impl Packet {
     }
 
     /// The TCP header and payload of a whole segment; its checksum has to be right.
-    pub(super) fn tcp(&self) -> Result<(TcpHeader, &[u8])> {
+    pub(crate) fn tcp(&self) -> Result<(TcpHeader, &[u8])> {
         ensure!(self.proto == TCP, "protocol {} is not TCP: {self:?}", self.proto);
         ensure!(self.sum(&self.payload) == 0, "wrong TCP checksum: {self:?}");
         Ok(TcpHeader::from_slice(&self.payload)?)
     }
 
     /// An ICMP or ICMPv6 message; its checksum has to be right.
-    pub(super) fn icmp(&self) -> Result<Message> {
+    pub(crate) fn icmp(&self) -> Result<Message> {
         ensure!(matches!(self.proto, ICMP | ICMP6), "protocol {} is not ICMP: {self:?}", self.proto);
         ensure!(self.payload.len() >= 8, "an ICMP message of {} bytes", self.payload.len());
         ensure!(self.sum(&self.payload) == 0, "wrong ICMP checksum: {self:?}");
@@ -255,13 +255,13 @@ impl Packet {
     }
 
     /// IPv6: the fragment header and what follows it.
-    pub(super) fn fragment(&self) -> Result<(Ipv6FragmentHeader, &[u8])> {
+    pub(crate) fn fragment(&self) -> Result<(Ipv6FragmentHeader, &[u8])> {
         ensure!(self.proto == V6_FRAGMENT, "next header {} is no fragment header", self.proto);
         Ok(Ipv6FragmentHeader::from_slice(&self.payload)?)
     }
 
     /// The packet in fragments whose payload is at most `most` bytes, a multiple of 8. Over IPv6 with fragment headers.
-    pub(super) fn fragments(&self, most: usize, id: u32) -> Result<Vec<Packet>> {
+    pub(crate) fn fragments(&self, most: usize, id: u32) -> Result<Vec<Packet>> {
         let count = self.payload.len().div_ceil(most);
         let mut out = Vec::new();
         for (n, part) in self.payload.chunks(most).enumerate() {
@@ -285,7 +285,7 @@ impl Packet {
     }
 
     /// What a fragment of this packet has: identification, offset in bytes, whether more follow, protocol, data.
-    pub(super) fn piece(&self) -> Result<(u32, usize, bool, u8, &[u8])> {
+    pub(crate) fn piece(&self) -> Result<(u32, usize, bool, u8, &[u8])> {
         if self.src.is_ipv4() {
             return Ok((self.id.into(), self.offset.into(), self.mf, self.proto, &self.payload));
         }
@@ -302,7 +302,7 @@ impl Packet {
 
 /// Puts the packet together again whose fragments these are, in whatever order; they have to be of one packet, without
 /// gap or overlap.
-pub(super) fn reassemble(pieces: &[Packet]) -> Result<Packet> {
+pub(crate) fn reassemble(pieces: &[Packet]) -> Result<Packet> {
     let first = pieces.first().context("there is no fragment")?;
     let mut parts = Vec::new();
     for p in pieces {
@@ -327,17 +327,17 @@ pub(super) fn reassemble(pieces: &[Packet]) -> Result<Packet> {
 
 /// An ICMP or ICMPv6 message without its checksum.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) kind: u8,
-    pub(super) code: u8,
+pub(crate) struct Message {
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
     /// The four bytes behind the checksum.
-    pub(super) rest: [u8; 4],
-    pub(super) body: Vec<u8>,
+    pub(crate) rest: [u8; 4],
+    pub(crate) body: Vec<u8>,
 }
 
 impl Message {
     /// As a packet with a right checksum.
-    pub(super) fn packet(&self, src: IpAddr, dst: IpAddr) -> Packet {
+    pub(crate) fn packet(&self, src: IpAddr, dst: IpAddr) -> Packet {
         let mut payload = vec![self.kind, self.code, 0, 0];
         payload.extend(self.rest);
         payload.extend(&self.body);
@@ -348,13 +348,13 @@ impl Message {
     }
 
     /// The packet that an error of the family of `about` quotes.
-    pub(super) fn quote(&self, about: IpAddr) -> Result<Packet> {
+    pub(crate) fn quote(&self, about: IpAddr) -> Result<Packet> {
         Packet::quoted(if about.is_ipv4() { ETH_IPV4 } else { ETH_IPV6 }, &self.body)
     }
 }
 
 /// The Internet checksum over payload and pseudo-header (none for ICMP over IPv4), not yet with zero replaced.
-pub(super) fn checksum(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> u16 {
+pub(crate) fn checksum(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> u16 {
     let mut sum = Sum16BitWords::new();
     if proto != ICMP {
         for address in [src, dst] {
@@ -369,7 +369,7 @@ pub(super) fn checksum(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> u
 }
 
 /// A UDP datagram with a right checksum.
-pub(super) fn udp(src: SocketAddr, dst: SocketAddr, data: &[u8]) -> Packet {
+pub(crate) fn udp(src: SocketAddr, dst: SocketAddr, data: &[u8]) -> Packet {
     let length = u16::try_from(8 + data.len()).unwrap_or(u16::MAX);
     let header = UdpHeader { source_port: src.port(), destination_port: dst.port(), length, checksum: 0 };
     let mut payload = [&header.to_bytes()[..], data].concat();
@@ -382,7 +382,7 @@ pub(super) fn udp(src: SocketAddr, dst: SocketAddr, data: &[u8]) -> Packet {
 }
 
 /// A TCP segment; `header` needs neither ports nor checksum.
-pub(super) fn tcp(src: SocketAddr, dst: SocketAddr, mut header: TcpHeader, data: &[u8]) -> Packet {
+pub(crate) fn tcp(src: SocketAddr, dst: SocketAddr, mut header: TcpHeader, data: &[u8]) -> Packet {
     (header.source_port, header.destination_port, header.checksum) = (src.port(), dst.port(), 0);
     let mut payload = [&header.to_bytes()[..], data].concat();
     let sum = checksum(src.ip(), dst.ip(), TCP, &payload);

@@ -36,6 +36,10 @@ impl Handler for Fake {
                 Ok(Reply::Connections { connections: vec![connection()], truncated: limit == Some(1) })
             }
             Request::PortList => Ok(Reply::Ports { ports: vec![port()] }),
+            Request::PortShow { name, .. } => match name.as_str() {
+                "lan" => Ok(Reply::Port { port: Box::new(port_detail()) }),
+                _ => named("not_found", Reply::Done { epoch: 0 }),
+            },
             Request::Stats => {
                 let asked = self.asked.lock().unwrap().len() as u64;
                 Ok(Reply::Stats { stats: stats(asked) })
@@ -111,7 +115,7 @@ fn connection() -> ConnectionInfo {
     }
 }
 
-fn port() -> PortInfo {
+pub(crate) fn port() -> PortInfo {
     PortInfo {
         name: "lan".into(),
         device: "af_packet:veth0".into(),
@@ -128,6 +132,7 @@ fn port() -> PortInfo {
         numa_node: None,
         link: "up".into(),
         speed: Some(10_000),
+        failure: None,
         rx: Count { packets: 111, bytes: 0 },
         tx: Count { packets: 222, bytes: 0 },
         rx_missed: 0,
@@ -143,6 +148,51 @@ fn port() -> PortInfo {
             mac: "02:00:00:00:00:66".into(),
             times: 4711,
             ago: 12,
+        }],
+    }
+}
+
+fn port_detail() -> PortDetail {
+    let failure = PortFailure {
+        why: "interface veth0 is gone".into(),
+        ago: 75,
+        tries: 15,
+        retry_in: Some(4),
+        refusal: Some("there is no interface veth0".into()),
+    };
+    PortDetail {
+        port: PortInfo { failure: Some(failure), ..port() },
+        link_local: "fe80::ff:fe00:1".parse().unwrap(),
+        device: DeviceDetail {
+            bus: "vdev".into(),
+            place: "net_af_packet0".into(),
+            interface: Some("veth0".into()),
+            firmware: Some("8.30 0x8000a49d".into()),
+            link: LinkDetail {
+                full_duplex: Some(true),
+                autoneg: Some(false),
+                interrupt: true,
+                changes: 3,
+                changed_ago: Some(61),
+            },
+            max_mtu: Some(9600),
+            max_queues: 16,
+            rx_descriptors: Descriptors { used: 1024, most: Some(4096) },
+            tx_descriptors: Descriptors { used: 512, most: None },
+            steering_why: "the device hashes nothing".into(),
+            offloads: vec![Offload {
+                name: "IPv4 header checksum".into(),
+                by: OffloadBy::Software,
+                why: "verified in every packet".into(),
+            }],
+            xstats: [("rx_good_packets".to_owned(), 4712)].into(),
+        },
+        queues: vec![PortQueue {
+            queue: 0,
+            rx: Count { packets: 111, bytes: 0 },
+            tx: Count { packets: 222, bytes: 0 },
+            dropped: 9,
+            device: [("rx_errors".to_owned(), 4713)].into(),
         }],
     }
 }

@@ -10,7 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+mod port;
 pub mod table;
+
+pub use port::{Descriptors, DeviceDetail, LinkDetail, Offload, OffloadBy, PortDetail, PortQueue};
 
 /// Version of the protocol spoken on the control socket. A server refuses a client whose version differs.
 pub const VERSION: u32 = 1;
@@ -331,6 +334,14 @@ pub enum Request {
     },
     /// Every port with its state and counters.
     PortList,
+    /// One port in full: its device, what the device does and what it does not, its queues.
+    PortShow {
+        /// The port's name.
+        name: String,
+        /// Also those of the driver's counters that are zero.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all: bool,
+    },
     /// Counters of workers, ports and drops.
     Stats,
     /// What would become of a packet.
@@ -424,6 +435,8 @@ pub enum Reply {
     Connections { connections: Vec<ConnectionInfo>, truncated: bool },
     /// Ports in configuration order.
     Ports { ports: Vec<PortInfo> },
+    /// One port in full.
+    Port { port: Box<PortDetail> },
     /// Counters.
     Stats { stats: Stats },
     /// An explanation.
@@ -538,10 +551,13 @@ pub struct PortInfo {
     pub handed_over: u64,
     /// NUMA node of the device, when known.
     pub numa_node: Option<i32>,
-    /// `up`, `down` or `unknown`.
+    /// `up`, `down`, `unknown`, or `failed` when the port has [`PortInfo::failure`].
     pub link: String,
     /// Mbit/s, when known.
     pub speed: Option<u32>,
+    /// Why the port is out of use, when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<PortFailure>,
     /// Frames received by workers.
     pub rx: Count,
     /// Frames the device took from workers.
@@ -555,6 +571,22 @@ pub struct PortInfo {
     /// Own addresses that others claimed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<ConflictInfo>,
+}
+
+/// A port whose device went away or stopped working. Its queues rest; other ports go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortFailure {
+    /// What happened, in a sentence.
+    pub why: String,
+    /// Seconds since it did.
+    pub ago: u64,
+    /// How often opening it was tried since.
+    pub tries: u64,
+    /// Seconds until the next try; none when it is not tried.
+    pub retry_in: Option<u64>,
+    /// What the last try ended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
 }
 
 /// An own address that another station claimed while the forwarder ran (RFC 5227 section 2.4).

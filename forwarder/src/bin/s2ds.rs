@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use forwarder::config::{Config, Sandbox};
-use forwarder::notify;
 use forwarder::privilege::Plan;
 use forwarder::server::Server;
-use forwarder::topology::{self, Placement};
+use forwarder::topology::{self, Machine, Placement};
+use forwarder::{manual, notify};
 use nix::sys::signal::{SigSet, Signal};
 
 /// SciStream data server: relays TCP, UDP and QUIC streams between two networks, rewriting packets in place.
@@ -35,6 +35,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Args::command, "8") {
+        return code;
+    }
     let (eal_args, args) = split(std::env::args().collect());
     match run(eal_args, Args::parse_from(args)) {
         Ok(code) => code,
@@ -66,10 +69,12 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     if let Some(sandbox) = args.sandbox {
         config.privileges.sandbox = sandbox;
     }
-    let placement = topology::place(&config)?;
+    let machine = Machine::here()?;
+    let placement = topology::place(&config, &machine)?;
     if args.check {
         print!("{}", config.describe());
-        print_placement(&placement);
+        println!("Placement\n{}", topology::table(&config, &machine, &placement));
+        print_cores(&placement);
         print!("{}", Plan::new(&config, &eal_args)?.describe());
         return Ok(ExitCode::SUCCESS);
     }
@@ -113,10 +118,10 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_placement(placement: &Placement) {
+fn print_cores(placement: &Placement) {
     println!("Cores");
     println!("  main    {}", placement.main);
-    for (i, core) in placement.workers.iter().enumerate() {
+    for (i, core) in placement.cores().iter().enumerate() {
         println!("  worker {i} on core {core}, queue {i} of every port");
     }
     for notice in &placement.notices {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -97,8 +98,59 @@ pub struct PortConfig {
     pub outer_vlan: Option<u16>,
     /// Queues the device offers; none takes one a worker.
     pub queues: Option<u16>,
+    /// Receive descriptors of each of the device's queues; none takes 1024. The driver may adjust the number.
+    pub rx_descriptors: Option<u16>,
+    /// Send descriptors, the same.
+    pub tx_descriptors: Option<u16>,
+    /// What is done when the device has gone or stopped working; none takes the default.
+    pub retry: Option<Retry>,
     /// Default next hops, at most one a family, on-link.
     pub gateway: Vec<IpAddr>,
+}
+
+/// What is done about a device that has gone or stopped working while the forwarder runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Opening it is tried again and again, so long apart.
+    Every(Duration),
+    /// Nothing; it stays out of use until the forwarder is started again.
+    Off,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry::Every(Duration::from_secs(5))
+    }
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Retry::Every(pause) => humantime::format_duration(*pause).fmt(f),
+            Retry::Off => f.write_str("off"),
+        }
+    }
+}
+
+impl FromStr for Retry {
+    type Err = String;
+
+    /// `off`, or a duration from a second to an hour.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Retry::Off);
+        }
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        humantime::parse_duration(text)
+            .ok()
+            .filter(|pause| range.contains(pause))
+            .map(Retry::Every)
+            .ok_or_else(|| {
+                format!(
+                    "{text:?} is no time between two tries; write it like \"10s\", from 1s to 1h, or \"off\""
+                )
+            })
+    }
 }
 
 impl PortConfig {

@@ -12,10 +12,14 @@
 //!
 //! Threads that allocate or free mbufs often hold a [`WorkerThread`], which gives them a mempool cache of their own.
 
+mod capability;
 mod device;
 mod eal;
 mod error;
+mod event;
+mod hugepages;
 mod io;
+mod lookup;
 mod mbuf;
 mod mempool;
 mod port;
@@ -25,13 +29,16 @@ mod rss;
 pub mod telemetry;
 mod thread;
 
-pub use device::interface_mtu;
+pub use capability::Capabilities;
+pub use device::{device_interface, interface_index, interface_mtu};
 pub use eal::{Eal, EalOptions, rdtsc, tsc_hz};
 pub use error::DpdkError;
-pub use io::DpdkIo;
+pub use event::{Event, Events, pretend_removal};
+pub use io::{DpdkIo, QueueDesk};
+pub(crate) use lookup::sight;
 pub use mbuf::Mbuf;
-pub use mempool::{Mempool, data_room_for};
-pub use port::{Link, Port, PortSettings, PortStats, RingPort, Steer};
+pub use mempool::{Mempool, PoolSettings, data_room_for};
+pub use port::{AF_XDP_KEEPS, Facts, Identity, Link, Port, PortSettings, PortStats, RingPort, Steer};
 pub use queue::{Queue, RxQueue, TxQueue};
 pub use ring::RingPair;
 pub use rss::soft_rss;

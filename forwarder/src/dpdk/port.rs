@@ -1,18 +1,24 @@
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::device::{Attached, Fault, sizes_frames_itself};
+use super::capability::{Capabilities, Multicast, Setup};
+use super::device::{Attached, Fault, give_mac, interface_runs, kernel_interface, sizes_frames_itself};
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
+use super::event::Event;
 use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
+use crate::api::Offload;
 use crate::config::Device;
-use crate::flow::Steering;
+use crate::flow::{Steering, toeplitz};
 use crate::io::PortIndex;
-use crate::wire::Tags;
+use crate::net::link_local;
+use crate::wire::icmpv6::solicited_node;
+use crate::wire::{Mac, Tags};
 
 /// What a port is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub struct PortSettings {
     pub rx_descriptors: u16,
     /// Send descriptors a queue; the driver may adjust the number.
     pub tx_descriptors: u16,
-    /// Multicast MAC addresses it must receive.
+    /// Multicast MAC addresses it must receive; the link-local address's group is added when there is any.
     pub multicast: Vec<[u8; 6]>,
     /// The tags of the frames it must receive, by id, one entry a port that shares the device. They stay in the frames.
     pub tags: Vec<Tags>,
@@ -43,7 +49,7 @@ pub struct PortSettings {
 
 impl PortSettings {
     /// Ids that a filter of the device must pass: it looks at the outermost tag.
-    fn filtered_ids(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(super) fn filtered_ids(&self) -> impl Iterator<Item = u16> + '_ {
         self.tags.iter().filter_map(|tags| tags.outer.or(tags.inner))
     }
 
@@ -76,13 +82,56 @@ pub struct Port {
     _rings: Vec<Arc<Ring>>,
     pool: Arc<Mempool>,
     settings: PortSettings,
-    driver: String,
+    facts: Facts,
+    identity: Identity,
+}
+
+/// What others know a port by, and so has to be the same when its device comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// In neighbors' tables, and in the link-local address.
     mac: [u8; 6],
+    /// Key of the hash that tells packets' workers.
+    key: [u8; toeplitz::KEY],
+    /// How packets come to their workers: source ports were chosen by it.
     steering: Steering,
+}
+
+/// What was found out about a device when it was opened.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The driver's name, such as `net_af_packet`.
+    pub driver: String,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// NUMA node of the device, when it has one.
+    pub numa_node: Option<i32>,
+    /// DPDK's bus: `pci` or `vdev`.
+    pub bus: &'static str,
+    /// Its name there.
+    pub place: String,
+    /// The kernel's interface, when it has one.
+    pub interface: Option<String>,
+    /// Firmware version, when the driver tells.
+    pub firmware: Option<String>,
+    /// What the device can do.
+    pub capabilities: Capabilities,
+    /// Receive descriptors of a queue.
+    pub rx_descriptors: u16,
+    /// Send descriptors of a queue.
+    pub tx_descriptors: u16,
+    /// Who does what.
+    pub offloads: Vec<Offload>,
+    /// Why packets come to their workers as they do.
+    pub steering_why: String,
 }
 
 /// A port over rings, its queues, and the far ends of these.
 pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
+
+/// Buffers that DPDK's AF_XDP driver puts into the kernel's hands for each queue (its own number, whatever is asked), and does not get
+/// back when the interface goes.
+pub const AF_XDP_KEEPS: u32 = 2048;
 
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +140,10 @@ pub struct Link {
     pub up: bool,
     /// Mbit/s, when known.
     pub speed: Option<u32>,
+    /// Both directions at once.
+    pub full_duplex: bool,
+    /// Speed and duplex were agreed with the other end.
+    pub autoneg: bool,
 }
 
 /// The device's own counters.
@@ -123,7 +176,25 @@ impl Port {
         pool: &Arc<Mempool>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
         match Attached::attach(eal, &settings) {
-            Ok(device) => Self::set_up(device, settings, pool, Vec::new()),
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), None),
+            Err(fault) => Err(fault.of(&settings)),
+        }
+    }
+
+    /// Opens a device that has come back, in place of the port that it was: with the same MAC address, which it is given when it has
+    /// another, and the same way to its workers.
+    ///
+    /// # Errors
+    /// As [`Port::open`]; and when it cannot be what it was.
+    pub fn reopen(
+        eal: &Arc<Eal>,
+        settings: PortSettings,
+        pool: &Arc<Mempool>,
+        identity: &Identity,
+    ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
+        let attached = give_mac(&settings, identity.mac).and_then(|()| Attached::attach(eal, &settings));
+        match attached {
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), Some(identity)),
             Err(fault) => Err(fault.of(&settings)),
         }
     }
@@ -140,7 +211,7 @@ impl Port {
     ) -> Result<RingPort, DpdkError> {
         let (device, rings, far_ends) =
             ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
-        let (port, queues) = Self::set_up(device, settings, pool, rings)?;
+        let (port, queues) = Self::set_up(device, settings, pool, rings, None)?;
         Ok((port, queues, far_ends))
     }
 
@@ -149,15 +220,16 @@ impl Port {
         settings: PortSettings,
         pool: &Arc<Mempool>,
         rings: Vec<Arc<Ring>>,
+        before: Option<&Identity>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let made = match configure(&mut device, &settings, pool) {
+        let (facts, identity) = match configure(&mut device, &settings, pool, before) {
             Ok(made) => made,
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
-        let Made { driver, mac, may_strip, steering } = made;
+        let may_strip = facts.capabilities.vlan_strip;
         let port =
-            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, driver, mac, steering });
+            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, identity });
         let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, may_strip)).collect();
         Ok((port, queues))
     }
@@ -183,36 +255,62 @@ impl Port {
     /// The driver's name, such as `net_af_packet`.
     #[must_use]
     pub fn driver(&self) -> &str {
-        &self.driver
+        &self.facts.driver
     }
 
     /// MAC address.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
-        self.mac
+        self.facts.mac
+    }
+
+    /// What was found out about the device when it was opened.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What others know it by.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether an event is about this port.
+    #[must_use]
+    pub fn concerns(&self, event: &Event) -> bool {
+        match event {
+            Event::Link(id) | Event::Broken(id, _) => *id == self.port_id(),
+            Event::Removed(place) => *place == self.facts.place,
+        }
     }
 
     /// How packets come to the queue of the worker they belong to.
     #[must_use]
     pub fn steering(&self) -> &Steering {
-        &self.steering
+        &self.identity.steering
     }
 
     /// NUMA node of the device, when it has one.
     #[must_use]
     pub fn numa_node(&self) -> Option<i32> {
-        // SAFETY: the port is open.
-        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(self.port_id()) };
-        (node >= 0).then_some(node)
+        self.facts.numa_node
     }
 
     /// State of the link now, without waiting for it to change; none when the driver does not tell.
     #[must_use]
     pub fn link(&self) -> Option<Link> {
-        let (mut up, mut speed) = (0, 0);
-        // SAFETY: the port is open; two places for the answer.
-        let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut up, &raw mut speed) };
-        (err == 0).then_some(Link { up: up != 0, speed: (speed != 0).then_some(speed) })
+        let mut state = dpdk_sys::s2_link_state::default();
+        // SAFETY: the port is open; a place for the answer.
+        let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut state) };
+        // Drivers of kernel interfaces take these to be up always.
+        let running = kernel_interface(&self.settings.device).and_then(interface_runs).unwrap_or(true);
+        (err == 0).then_some(Link {
+            up: state.up && running,
+            speed: (state.mbps != 0).then_some(state.mbps),
+            full_duplex: state.full_duplex,
+            autoneg: state.autoneg,
+        })
     }
 
     /// The device's counters since it was started; zeros when the driver has none.
@@ -231,6 +329,32 @@ impl Port {
             no_buffer: raw.rx_nombuf,
             tx_errors: raw.oerrors,
         }
+    }
+
+    /// The driver's own counters by DPDK's names; none when it has none.
+    #[must_use]
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        // SAFETY: the port is open; null and 0 ask for the number.
+        let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(self.port_id(), std::ptr::null_mut(), 0) };
+        let Ok(count) = u32::try_from(count) else { return Vec::new() };
+        let mut names = vec![dpdk_sys::rte_eth_xstat_name::default(); count as usize];
+        let mut values = vec![dpdk_sys::rte_eth_xstat::default(); count as usize];
+        // SAFETY: the port is open; places for as many answers as said.
+        let (named, valued) = unsafe {
+            (
+                dpdk_sys::rte_eth_xstats_get_names(self.port_id(), names.as_mut_ptr(), count),
+                dpdk_sys::rte_eth_xstats_get(self.port_id(), values.as_mut_ptr(), count),
+            )
+        };
+        let valued = usize::try_from(valued).unwrap_or(0);
+        if usize::try_from(named).unwrap_or(0) > names.len() || valued > values.len() {
+            return Vec::new();
+        }
+        let name = |id: u64| {
+            let bytes = names.get(usize::try_from(id).ok()?)?.name.map(|c| c as u8);
+            Some(CStr::from_bytes_until_nul(&bytes).ok()?.to_string_lossy().into_owned())
+        };
+        values[..valued].iter().filter_map(|v| Some((name(v.id)?, v.value))).collect()
     }
 
     /// Receives frames for everybody from now on, as a wire does.
@@ -254,15 +378,13 @@ impl Port {
     }
 }
 
-struct Made {
-    driver: String,
-    mac: [u8; 6],
-    may_strip: bool,
-    steering: Steering,
-}
-
 /// From plugged in to running.
-fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>) -> Result<Made, Fault> {
+fn configure(
+    device: &mut Attached,
+    settings: &PortSettings,
+    pool: &Arc<Mempool>,
+    before: Option<&Identity>,
+) -> Result<(Facts, Identity), Fault> {
     let id = device.port_id();
     let failed =
         |what: &str, err: i32, mend: &str| Fault::new(format!("{what} failed ({})", errno_text(err)), mend);
@@ -273,10 +395,13 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
     if err < 0 {
         return Err(failed("asking the driver for its limits", err, "use another device"));
     }
-    check_limits(settings, &info, pool)?;
+    // SAFETY: a driver that gives its flags gives them for as long as it is loaded.
+    let dev_flags = unsafe { info.dev_flags.as_ref() }.copied().unwrap_or(0);
+    let capabilities = Capabilities::of(&info, dev_flags);
+    check_limits(settings, &info, &capabilities, pool)?;
 
-    let mut rss = Rss::plan(settings, &info)?;
-    let config = config(settings, &info, pool, &mut rss);
+    let mut rss = Rss::plan(settings, &info, before.map(|b| &b.key))?;
+    let config = config(settings, &info, &capabilities, pool, &mut rss);
     let queues = settings.queues;
     // SAFETY: the port is ours and stopped.
     let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
@@ -295,13 +420,23 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         return Err(failed("choosing the number of descriptors", err, "use the default numbers"));
     }
     // SAFETY: the port is ours.
-    let node = u32::try_from(unsafe { dpdk_sys::rte_eth_dev_socket_id(id) })
-        .unwrap_or(dpdk_sys::S2_SOCKET_ANY.cast_unsigned());
+    let numa_node = unsafe { dpdk_sys::rte_eth_dev_socket_id(id) };
+    let node = u32::try_from(numa_node).unwrap_or(dpdk_sys::S2_SOCKET_ANY.cast_unsigned());
     for queue in 0..queues {
         // SAFETY: the port is configured with that many queues, null asks for the driver's defaults, and the port keeps the
         // pool alive.
         let err =
             unsafe { dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.raw()) };
+        if err < 0 && matches!(settings.device, Device::AfXdp(_)) && pool.available() < AF_XDP_KEEPS {
+            return Err(Fault::new(
+                format!(
+                    "of {} packet buffers {} are free: its driver keeps those that the interface had when it went",
+                    pool.count(),
+                    pool.available()
+                ),
+                "start s2ds again",
+            ));
+        }
         if err < 0 {
             return Err(failed(
                 &format!("setting up receive queue {queue} with {rx} descriptors"),
@@ -325,32 +460,93 @@ fn configure(device: &mut Attached, settings: &PortSettings, pool: &Arc<Mempool>
         }
     }
     device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
-    admit_vlan(id, settings, &config);
-    admit_multicast(id, settings)?;
-    let steering = rss::steer(device, settings, &rss);
-
-    let mut mac = dpdk_sys::rte_ether_addr::default();
-    // SAFETY: the port is ours; a place for the answer.
-    let err = unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut mac) };
-    if err < 0 {
-        return Err(failed("reading the MAC address", err, "use another device"));
+    let read_mac = || device.mac().ok_or_else(|| Fault::new("it has no MAC address", "use another device"));
+    let mut mac = read_mac()?;
+    if let Some(before) = before {
+        if mac != before.mac {
+            let mut old = dpdk_sys::rte_ether_addr { addr_bytes: before.mac };
+            // SAFETY: the port is ours; the address is copied.
+            unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &raw mut old) };
+            mac = read_mac()?;
+        }
+        if mac != before.mac {
+            return Err(Fault::new(
+                format!("it came back with MAC address {} and does not take {}", Mac(mac), Mac(before.mac)),
+                "restart s2ds",
+            ));
+        }
     }
+    admit_vlan(id, settings, &config);
+    let multicast = admit_multicast(id, settings, mac)?;
+    let (steering, steering_why) = rss::steer(device, settings, &rss);
+
+    if before.is_some_and(|before| steering != before.steering) {
+        return Err(Fault::new(
+            format!("it came back with another way to bring packets to workers ({steering_why})"),
+            "restart s2ds",
+        ));
+    }
+    let identity = Identity { mac, key: rss.used(), steering };
     let driver = if info.driver_name.is_null() {
         String::new()
     } else {
         // SAFETY: the driver's name is a C string that lives as long as the driver.
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     };
-    let may_strip = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_VLAN_STRIP != 0;
-    Ok(Made { driver, mac: mac.addr_bytes, may_strip, steering })
+    let setup = Setup {
+        settings,
+        can: &capabilities,
+        data_room: pool.data_room(),
+        outgrows: outgrows(settings, pool),
+        multicast,
+        how: identity.steering.how(),
+        steering_why: &steering_why,
+    };
+    let offloads = setup.offloads();
+    let (bus, place) = device.place();
+    let facts = Facts {
+        driver,
+        mac,
+        numa_node: (numa_node >= 0).then_some(numa_node),
+        bus,
+        place,
+        interface: kernel_interface(&settings.device)
+            .map(str::to_owned)
+            .or_else(|| interface_name(info.if_index)),
+        firmware: firmware(id),
+        capabilities,
+        rx_descriptors: rx,
+        tx_descriptors: tx,
+        offloads,
+        steering_why,
+    };
+    Ok((facts, identity))
+}
+
+/// The version of the device's firmware, when the driver tells.
+fn firmware(id: u16) -> Option<String> {
+    let mut text = [0u8; 128];
+    // SAFETY: the port is ours; a place for the answer, of that length.
+    let err = unsafe { dpdk_sys::rte_eth_dev_fw_version_get(id, text.as_mut_ptr().cast(), text.len()) };
+    let text = CStr::from_bytes_until_nul(&text).ok()?.to_string_lossy().trim().to_owned();
+    (err == 0 && !text.is_empty()).then_some(text)
+}
+
+/// The name of a kernel interface; 0 is none.
+fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: a place for a name, of the length that is asked for.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    (!found.is_null()).then(|| CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned))?
 }
 
 fn check_limits(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
+    can: &Capabilities,
     pool: &Arc<Mempool>,
 ) -> Result<(), Fault> {
-    let has = info.max_rx_queues.min(info.max_tx_queues);
+    let has = can.max_queues;
     if has < settings.queues {
         return Err(Fault::new(
             format!("{} queues are wanted and the device has {has}", settings.queues),
@@ -363,9 +559,7 @@ fn check_limits(
             "lower the port's mtu",
         ));
     }
-    let chains = info.rx_offload_capa & dpdk_sys::S2_RX_OFFLOAD_SCATTER != 0
-        && info.tx_offload_capa & dpdk_sys::S2_TX_OFFLOAD_MULTI_SEGS != 0;
-    if outgrows(settings, pool) && !chains {
+    if outgrows(settings, pool) && !can.chains {
         return Err(Fault::new(
             format!(
                 "a frame of MTU {} does not fit into packet buffers of {} bytes, and the device takes one a frame",
@@ -390,10 +584,13 @@ fn outgrows(settings: &PortSettings, pool: &Mempool) -> bool {
 fn config(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
+    can: &Capabilities,
     pool: &Mempool,
     rss: &mut Rss,
 ) -> dpdk_sys::rte_eth_conf {
     let mut config = dpdk_sys::rte_eth_conf::default();
+    config.intr_conf.set_lsc(u32::from(can.link_interrupt));
+    config.intr_conf.set_rmv(u32::from(can.removal_interrupt));
     if !sizes_frames_itself(&settings.device) {
         config.rxmode.mtu = u32::from(settings.mtu);
     }
@@ -432,12 +629,15 @@ fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf)
 
 /// Neighbour discovery (RFC 4861) needs multicast: by address, else all of it, else everything. A device that knows none
 /// of the three has no filter.
-fn admit_multicast(id: u16, settings: &PortSettings) -> Result<(), Fault> {
+fn admit_multicast(id: u16, settings: &PortSettings, mac: [u8; 6]) -> Result<Multicast, Fault> {
     if settings.multicast.is_empty() {
-        return Ok(());
+        return Ok(Multicast::Unwanted);
     }
+    // The group of the link-local address that follows from the MAC address (RFC 4291 section 2.7.1).
+    let link_local = Mac::ipv6_multicast(solicited_node(link_local(Mac(mac)))).0;
+    let groups: BTreeSet<[u8; 6]> = settings.multicast.iter().copied().chain([link_local]).collect();
     let mut list: Vec<dpdk_sys::rte_ether_addr> =
-        settings.multicast.iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: *mac }).collect();
+        groups.into_iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: mac }).collect();
     let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
     // SAFETY: the port is ours, and the driver copies the list.
     let mut by_address = || unsafe { dpdk_sys::rte_eth_dev_set_mc_addr_list(id, list.as_mut_ptr(), count) };
@@ -445,16 +645,20 @@ fn admit_multicast(id: u16, settings: &PortSettings) -> Result<(), Fault> {
     let mut all_multicast = || unsafe { dpdk_sys::rte_eth_allmulticast_enable(id) };
     // SAFETY: the port is ours.
     let mut everything = || unsafe { dpdk_sys::rte_eth_promiscuous_enable(id) };
-    let ways: [&mut dyn FnMut() -> i32; 3] = [&mut by_address, &mut all_multicast, &mut everything];
+    let ways: [(Multicast, &mut dyn FnMut() -> i32); 3] = [
+        (Multicast::ByAddress, &mut by_address),
+        (Multicast::All, &mut all_multicast),
+        (Multicast::Everything, &mut everything),
+    ];
     let mut refusal = None;
-    for way in ways {
+    for (kind, way) in ways {
         match way() {
-            0 => return Ok(()),
+            0 => return Ok(kind),
             err if err == -libc::ENOTSUP => {}
             err => refusal = Some(err),
         }
     }
-    let Some(err) = refusal else { return Ok(()) };
+    let Some(err) = refusal else { return Ok(Multicast::NoFilter) };
     Err(Fault::new(
         format!("it cannot be made to receive multicast ({})", errno_text(err)),
         "use another device, or remove the port's IPv6 addresses",

@@ -20,20 +20,35 @@ pub(super) struct Rss {
     pub(super) types: u64,
     /// Entries of the device's table; 0 when the device cannot do what steering needs.
     entries: usize,
+    /// What of that it cannot do.
+    lacks: Option<String>,
 }
 
 impl Rss {
-    /// What to make of a device, with a key that nobody can guess.
-    pub(super) fn plan(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> Result<Self, Fault> {
+    /// What to make of a device, with a key that nobody can guess, or whose beginning is given.
+    pub(super) fn plan(
+        settings: &PortSettings,
+        info: &dpdk_sys::rte_eth_dev_info,
+        before: Option<&[u8; toeplitz::KEY]>,
+    ) -> Result<Self, Fault> {
         let len = if info.hash_key_size == 0 { toeplitz::KEY } else { usize::from(info.hash_key_size) };
         let entries = usize::from(info.reta_size);
         let whole = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS == dpdk_sys::S2_RSS_PORTS;
+        let lacks = if !whole {
+            Some("the device does not hash addresses and ports of TCP and UDP".to_owned())
+        } else if len < toeplitz::KEY {
+            Some(format!("the device's hash key has {len} bytes instead of {}", toeplitz::KEY))
+        } else if !entries.is_power_of_two() || entries < usize::from(settings.queues) {
+            // The hash's low bits index the table, which tells the right queue only where that is no division.
+            Some(format!("the device's table has {entries} entries, which do not tell the queue"))
+        } else {
+            None
+        };
         let steers = settings.steer.is_some() && settings.queues > 1;
-        // The hash's low bits index the table, which tells the right queue only where that is no division.
-        let fits =
-            len >= toeplitz::KEY && entries.is_power_of_two() && entries >= usize::from(settings.queues);
-        let (types, entries) = if steers && whole && fits {
-            (dpdk_sys::S2_RSS_PORTS, entries)
+        let (types, entries) = if steers && lacks.is_none() {
+            // The same for hosts; devices have a type of its own for what may have extension headers, and some know no other.
+            let extended = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS_EXTENDED;
+            (dpdk_sys::S2_RSS_PORTS | extended, entries)
         } else {
             // It may share packets out as well as it can.
             (info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP, 0)
@@ -47,7 +62,10 @@ impl Rss {
                 )
             })?
             .fill_bytes(&mut key);
-        Ok(Self { key, types, entries })
+        if let (Some(before), Some(beginning)) = (before, key.first_chunk_mut()) {
+            *beginning = *before;
+        }
+        Ok(Self { key, types, entries, lacks })
     }
 
     /// The key for the device; none when it may keep its own.
@@ -56,21 +74,36 @@ impl Rss {
     }
 
     /// The beginning of the key, which is what counts.
-    fn used(&self) -> [u8; toeplitz::KEY] {
+    pub(super) fn used(&self) -> [u8; toeplitz::KEY] {
         std::array::from_fn(|i| self.key[i])
     }
 }
 
-/// Steers what a running device receives: by its hash, else by flow rules, else not at all.
-pub(super) fn steer(device: &mut Attached, settings: &PortSettings, rss: &Rss) -> Steering {
+/// Steers what a running device receives: by its hash, else by flow rules, else not at all; and says why so.
+pub(super) fn steer(device: &mut Attached, settings: &PortSettings, rss: &Rss) -> (Steering, String) {
     let (key, id) = (rss.used(), device.port_id());
-    let fallback = || Steering::hand_over(&key, settings.queues);
-    let Some(steer) = settings.steer.as_ref().filter(|_| settings.queues > 1) else { return fallback() };
+    let fallback = |why: String| (Steering::hand_over(&key, settings.queues), why);
+    let Some(steer) = settings.steer.as_ref().filter(|_| settings.queues > 1) else {
+        return fallback("one worker has all packets".to_owned());
+    };
     if rss.entries > 0 && hash(id, rss, settings.queues) {
-        return Steering::rss(&key, settings.queues, rss.entries);
+        let why = format!(
+            "the device hashes addresses and ports with the forwarder's key of {} bytes into a table of {}",
+            rss.key.len(),
+            rss.entries
+        );
+        return (Steering::rss(&key, settings.queues, rss.entries), why);
     }
+    let lacks = rss
+        .lacks
+        .clone()
+        .unwrap_or_else(|| "the device does not take the forwarder's hash key and table".to_owned());
     let blocks = Blocks::new(&steer.source_ports, settings.queues);
-    if rules(device, settings, steer, &blocks) { Steering::rules(&key, blocks) } else { fallback() }
+    if rules(device, settings, steer, &blocks) {
+        let why = format!("flow rules by destination port bring return traffic home ({lacks})");
+        return (Steering::rules(&key, blocks), why);
+    }
+    fallback(format!("workers hand packets over: {lacks}, and takes no flow rules for ports"))
 }
 
 /// Sets key and table, and looks whether the device has taken them.

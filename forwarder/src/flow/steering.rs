@@ -95,7 +95,7 @@ impl Blocks {
 }
 
 /// How packets that arrive at one port come to their home, and where that is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Steering {
     how: How,
     hash: Arc<Toeplitz>,

@@ -10,6 +10,7 @@ use caps::Capability;
 
 use super::capabilities::Set;
 use crate::config::{Config, Device};
+use crate::dpdk;
 
 /// What is done with a file or, in a folder, with all files in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,6 +133,12 @@ impl Needs {
             Device::Pcap(file) => self.file(folder(file), Access::Own),
             Device::Vdev(text) => self.vdev(text),
             Device::Pci(address) => self.pci(address, root),
+            // Each device that may have the address is looked at.
+            Device::Mac(mac) => {
+                let sighting = dpdk::sight(&root.join("sys"), *mac);
+                let shared = sighting.interface.map(|i| i.pci);
+                shared.iter().chain(&sighting.candidates).for_each(|address| self.pci(address, root));
+            }
         }
     }
 

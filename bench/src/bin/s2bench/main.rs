@@ -3,6 +3,7 @@
 mod compare;
 mod live;
 mod naive;
+mod nic;
 mod pktgen;
 mod report;
 mod stream;
@@ -16,11 +17,12 @@ use anyhow::{Context, bail};
 use bench::core::{self, Outcome, Program, Settings};
 use bench::topology::{self, Driver, Family, Place, Relay, RelayOptions};
 use bench::{conformance, control, demo};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use forwarder::manual;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "s2bench", version, about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -42,6 +44,8 @@ enum Command {
     Core(CoreArgs),
     /// Measures how quick the control server is and what it needs, and holds it against its goals.
     Control(ControlArgs),
+    /// Runs the relay in a virtual machine on the real drivers of emulated NICs, and shows what holds on which.
+    NicTest(nic::Args),
     /// Builds the demo's networks and gateways and keeps them until stopped, for experiments by hand.
     Topology(TopologyArgs),
     /// Stands between two interfaces or DPDK ports as a WAN: delay, rate, loss and what else paths do.
@@ -171,6 +175,9 @@ fn measure_control(args: &ControlArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
         Command::Source(args) => stream::source(&args),
@@ -180,6 +187,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conform(&args),
         Command::Core(args) => measure(&args),
         Command::Control(args) => measure_control(&args),
+        Command::NicTest(args) => nic::run(&args),
         Command::Topology(args) => hold(&args),
         Command::Wan(args) => wan::run(&args),
         Command::Pktgen(args) => pktgen::run(&args),

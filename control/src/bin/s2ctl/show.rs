@@ -16,6 +16,7 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Flows { flows } => all_flows(flows),
         Reply::Connections { connections, truncated } => all_connections(connections, *truncated),
         Reply::Ports { ports } => all_ports(ports),
+        Reply::Port { port } => crate::port::one_port(port),
         Reply::Stats { stats } => self::stats(stats, None),
         Reply::Explained { explanation } => explained(explanation),
         Reply::Snapshot { snapshot } => [
@@ -32,23 +33,23 @@ fn titled(title: &str, body: &str) -> String {
     format!("{title}\n{body}")
 }
 
-fn or_dash<T: Display>(value: &Option<T>) -> String {
+pub(crate) fn or_dash<T: Display>(value: &Option<T>) -> String {
     value.as_ref().map_or_else(|| "-".to_owned(), T::to_string)
 }
 
-fn list<T: Display>(items: &[T]) -> String {
+pub(crate) fn list<T: Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "-".to_owned();
     }
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn seconds(seconds: u64) -> String {
+pub(crate) fn seconds(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 /// Bytes with three digits and a decimal prefix.
-fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if value < 999.5 {
@@ -73,7 +74,7 @@ fn duration(ns: u64) -> String {
     format!("{value:.1} s")
 }
 
-fn count(count: Count) -> String {
+pub(crate) fn count(count: Count) -> String {
     format!("{} ({})", count.packets, bytes(count.bytes))
 }
 
@@ -84,7 +85,7 @@ fn state(flow: &FlowInfo) -> &'static str {
     }
 }
 
-fn fields(rows: Vec<(&str, String)>) -> String {
+pub(crate) fn fields(rows: Vec<(&str, String)>) -> String {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     for (name, value) in rows {
         table.row([name.to_owned(), value]);
@@ -187,7 +188,7 @@ fn all_connections(connections: &[ConnectionInfo], truncated: bool) -> String {
 }
 
 /// A part of a whole, in percent.
-fn share(part: u64, whole: u64) -> String {
+pub(crate) fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", part as f64 * 100.0 / whole.max(1) as f64)
 }
 
@@ -236,6 +237,11 @@ fn all_ports(ports: &[PortInfo]) -> String {
             p.tx_errors.to_string(),
         ]);
     }
+    [table.to_string()].into_iter().chain(neighbors(ports)).collect::<Vec<_>>().join("\n")
+}
+
+/// Next hops, and own addresses that others claimed; a table of each if there is any.
+pub(crate) fn neighbors(ports: &[PortInfo]) -> Vec<String> {
     let mut neighbors = Table::new(&["PORT", "NEIGHBOR", "MAC", "STATE"]);
     let mut any = false;
     for p in ports {
@@ -258,13 +264,8 @@ fn all_ports(ports: &[PortInfo]) -> String {
             ]);
         }
     }
-    let mut text = table.to_string();
-    for (shown, table) in [(any, neighbors), (contested, conflicts)] {
-        if shown {
-            text = format!("{text}\n{table}");
-        }
-    }
-    text
+    let tables = [(any, neighbors), (contested, conflicts)];
+    tables.into_iter().filter(|(shown, _)| *shown).map(|(_, table)| table.to_string()).collect()
 }
 
 fn explained(e: &Explanation) -> String {
