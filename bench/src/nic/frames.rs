@@ -127,14 +127,17 @@ pub(super) fn neighbors(f: &mut Frames) -> Result<Found> {
         let told = f.relay.port(name)?.mac;
         let heard: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
         ensure!(told == heard.join(":"), "ARP tells {mac:02x?} and `s2ctl port list` {told}");
-        let (me, relay) = (host(link, 40, false), own(link, false));
-        let (group, group_mac) = solicited_node(relay);
-        let asks = solicitation(me, group, relay, f.lab.mac(link, me)).bytes()?;
-        f.lab.asked.clear();
-        f.lab.send_frame(link, group_mac, ETH_IPV6, &asks)?;
-        f.lab.expect_asked("a neighbor advertisement", |a| {
-            matches!(a.what, Neighborly::Advertise { target, mac: Some(m), .. } if (target, m) == (relay, mac))
-        })?;
+        let me = host(link, 40, false);
+        // Each by the group of its own, which a NIC has to be told.
+        for relay in [own(link, false), f.relay.show(name)?.link_local.into()] {
+            let (group, group_mac) = solicited_node(relay);
+            let asks = solicitation(me, group, relay, f.lab.mac(link, me)).bytes()?;
+            f.lab.asked.clear();
+            f.lab.send_frame(link, group_mac, ETH_IPV6, &asks)?;
+            f.lab.expect_asked(&format!("a neighbor advertisement of {relay}"), |a| {
+                matches!(a.what, Neighborly::Advertise { target, mac: Some(m), .. } if (target, m) == (relay, mac))
+            })?;
+        }
     }
     // Its own questions: nobody has told it where the targets are.
     f.lab.asked.clear();
@@ -148,7 +151,7 @@ pub(super) fn neighbors(f: &mut Frames) -> Result<Found> {
             _ => false,
         })?;
     }
-    Ok(Found::Holds("answers and asks, over IPv4 and IPv6".into()))
+    Ok(Found::Holds("answers for its addresses, the link-local one too, and asks for next hops".into()))
 }
 
 pub(super) fn relay(f: &mut Frames) -> Result<Found> {
