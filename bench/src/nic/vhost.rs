@@ -153,8 +153,8 @@ impl Host {
         let carrier = match flow.proto {
             Proto::Tcp if options.contains("--bytes") => "",
             Proto::Tcp => "--bytes 2M",
-            // As many as rings and sockets hold when whoever takes from them is not let run for long.
-            Proto::Udp => "--bytes 100k --rate 4M --max-loss 5",
+            // As many as rings and sockets hold. A guest that is not let run for long loses some all the same, as any host does.
+            Proto::Udp => "--bytes 100k --rate 4M --max-loss 50",
         };
         let sink = format!(
             "sink --proto {} --connect {} --duplex --verify {carrier} {options}",
