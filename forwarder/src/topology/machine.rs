@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::cores::CoreSet;
 use crate::config::Device;
+use crate::wire::Mac;
 
 /// The facts. What the kernel does not tell is empty or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,6 +79,10 @@ pub struct Hardware {
     pub node: Option<i32>,
     /// Mbit/s that can pass at most: an interface's link speed, or what a NIC's PCIe link carries.
     pub mbits: Option<u64>,
+    /// MAC address of a real interface.
+    pub mac: Option<[u8; 6]>,
+    /// A NIC that the kernel has left to programs (vfio-pci, uio), so that it does not know its MAC address.
+    pub handed_over: bool,
 }
 
 /// Why the machine cannot be read.
@@ -200,14 +205,25 @@ impl Machine {
         with_memory.min_by_key(by_distance).map(|n| n.id)
     }
 
-    /// Where the device behind a port is plugged in, when it is a real one.
+    /// Where the device behind a port is plugged in, when it is a real one and that can be told. Where one is that is named by a MAC
+    /// address that the kernel does not know can be told only when all that it may be are on one node.
     #[must_use]
     pub fn hardware(&self, device: &Device) -> Option<Hardware> {
         match device {
             Device::Pci(address) => self.pci.get(address).copied(),
+            Device::Mac(mac) => self.with_mac(*mac),
             Device::AfPacket(interface) | Device::AfXdp(interface) => self.interfaces.get(interface).copied(),
             _ => None,
         }
+    }
+
+    fn with_mac(&self, mac: [u8; 6]) -> Option<Hardware> {
+        if let Some(known) = self.interfaces.values().find(|i| i.mac == Some(mac)) {
+            return Some(*known);
+        }
+        let mut nodes = self.pci.values().filter(|d| d.handed_over).map(|d| d.node);
+        let node = nodes.next()?;
+        nodes.all(|n| n == node).then_some(Hardware { node, ..Hardware::default() })
     }
 }
 
@@ -259,11 +275,15 @@ pub fn hugepages(folder: &Path) -> BTreeMap<u64, Hugepages> {
 
 fn pci(folder: &Path) -> BTreeMap<String, Hardware> {
     const NETWORK: &str = "0x02";
+    const HANDED_OVER: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
     let hardware = |address: String| {
         let folder = folder.join(&address);
         let network = text(&folder.join("class")).is_some_and(|class| class.starts_with(NETWORK));
         let mbits = network.then(|| pcie_mbits(&folder)).flatten();
-        (address, Hardware { node: numa_node(&folder), mbits })
+        let driver = fs::read_link(folder.join("driver")).ok();
+        let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+        let handed_over = network && driver.is_some_and(|d| HANDED_OVER.contains(&d));
+        (address, Hardware { node: numa_node(&folder), mbits, mac: None, handed_over })
     };
     names(folder).into_iter().map(hardware).collect()
 }
@@ -286,7 +306,10 @@ fn interfaces(folder: &Path) -> BTreeMap<String, Hardware> {
         // A virtio interface's device hangs on a PCI device.
         let device = folder.join("device");
         let node = numa_node(&device).or_else(|| numa_node(&fs::canonicalize(device).ok()?.join("..")));
-        (name, Hardware { node, mbits })
+        // A bridge or a VLAN, which is no device, may repeat the address of the device below.
+        let real = folder.join("device").exists();
+        let mac = text(&folder.join("address")).filter(|_| real).and_then(|mac| mac.parse::<Mac>().ok());
+        (name, Hardware { node, mbits, mac: mac.map(|mac| mac.0), handed_over: false })
     };
     names(folder).into_iter().map(hardware).collect()
 }
@@ -463,13 +486,36 @@ mod tests {
             .file("sys/class/net/eth1/speed", "-1\n")
             .file("sys/class/net/virt/device/../numa_node", "0\n")
             .read();
-        assert_eq!(machine.pci[NEAR[0]], Hardware { node: Some(0), mbits: Some(252_061) });
-        assert_eq!(machine.pci[NEAR[1]], Hardware { node: Some(0), mbits: None });
+        let none = Hardware::default();
+        assert_eq!(machine.pci[NEAR[0]], Hardware { node: Some(0), mbits: Some(252_061), ..none });
+        assert_eq!(machine.pci[NEAR[1]], Hardware { node: Some(0), ..none });
         let interface = |name: &str| machine.hardware(&Device::AfXdp(name.to_owned()));
-        assert_eq!(interface("eth0"), Some(Hardware { node: Some(1), mbits: Some(100_000) }));
+        assert_eq!(interface("eth0"), Some(Hardware { node: Some(1), mbits: Some(100_000), ..none }));
         assert_eq!(interface("eth1"), Some(Hardware::default()));
         assert_eq!(interface("absent"), None);
         assert_eq!(machine.hardware(&Device::Tap("t".to_owned())), None);
+    }
+
+    #[test]
+    fn a_mac_address_is_found_as_far_as_that_tells_a_node() {
+        let driver = |tree: &Tree, address: &str, driver: &str| {
+            let link = tree.path().join(format!("sys/bus/pci/devices/{address}/driver"));
+            std::os::unix::fs::symlink(format!("../../drivers/{driver}"), link).unwrap();
+        };
+        let tree = Tree::two_sockets()
+            .file("sys/class/net/eth0/device/numa_node", "1\n")
+            .file("sys/class/net/eth0/address", "52:54:00:00:00:01\n")
+            .file("sys/class/net/br0/address", "52:54:00:00:00:02\n");
+        let node = |tree: &Tree, mac: &str| {
+            tree.read().hardware(&mac.parse().unwrap()).map(|hardware| hardware.node)
+        };
+        let [of_kernel, other] = ["mac:52:54:00:00:00:01", "mac:52:54:00:00:00:02"];
+        assert_eq!((node(&tree, of_kernel), node(&tree, other)), (Some(Some(1)), None));
+        driver(&tree, NEAR[0], "vfio-pci");
+        driver(&tree, NEAR[1], "uio_pci_generic");
+        assert_eq!((node(&tree, of_kernel), node(&tree, other)), (Some(Some(1)), Some(Some(0))));
+        driver(&tree, FAR, "vfio-pci");
+        assert_eq!(node(&tree, other), None, "it may be on either");
     }
 
     #[test]

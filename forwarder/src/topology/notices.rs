@@ -4,7 +4,7 @@ use super::cores::CoreSet;
 use super::machine::Machine;
 use super::rule::{self, Quiet};
 use super::{Placement, WorkerPlace};
-use crate::config::Config;
+use crate::config::{Config, Device};
 
 /// Sentences. `wanted` are how many workers there may be at most, and why not more, where they were chosen.
 pub(super) fn of(
@@ -124,7 +124,16 @@ fn quiet(machine: &Machine, placement: &Placement, notices: &mut Vec<String>) {
 fn ports(config: &Config, machine: &Machine, placement: &Placement, notices: &mut Vec<String>) {
     let home = rule::home(config, machine);
     for (port, place) in config.ports.iter().zip(&placement.ports) {
-        let Some(node) = place.node else { continue };
+        let Some(node) = place.node else {
+            if matches!(port.device, Device::Mac(_)) && machine.nodes.len() > 1 {
+                notices.push(format!(
+                    "port {}: on which NUMA node the device with this MAC address is shows only when it is opened; name its PCI \
+                     address instead",
+                    port.name
+                ));
+            }
+            continue;
+        };
         let far: CoreSet =
             placement.workers.iter().filter(|w| w.node.is_some_and(|n| n != node)).map(|w| w.core).collect();
         let name = &port.name;
@@ -287,6 +296,19 @@ mod tests {
               of node 1 in workers.cores"
             ]
         );
+    }
+
+    #[test]
+    fn a_device_that_is_not_found_before_it_is_opened_is_told() {
+        let of = |tree: &Tree| said(tree, &["mac:52:54:00:00:00:01"], "cores = [1]");
+        assert_eq!(
+            of(&Tree::two_sockets()),
+            [
+                "port p0: on which NUMA node the device with this MAC address is shows only when it is opened; name its PCI address \
+              instead"
+            ]
+        );
+        assert_eq!(of(&Tree::one_socket(&[&[0], &[1]])), [""; 0]);
     }
 
     #[test]
