@@ -165,13 +165,15 @@ impl Server {
         let watchdog = limits.without_capabilities(|| Watchdog::start(&gateway))??;
         let ticker = {
             let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
-            std::thread::Builder::new().name("leases".into()).spawn(move || {
+            let run = move || {
                 while !stop.stopped() {
                     std::thread::sleep(TICK);
                     gateway.tick();
                 }
-            })?
+            };
+            limits.without_capabilities(|| std::thread::Builder::new().name("leases".into()).spawn(run))??
         };
+        // It opens ports again, and so keeps what that takes.
         let keeper = {
             let stop = stop.clone();
             let keeper = Keeper { eal: Arc::clone(&eal), slots, desks, events };

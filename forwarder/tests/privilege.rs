@@ -13,7 +13,7 @@ use std::process::{Command, ExitStatus};
 
 use forwarder::config::Config;
 use forwarder::privilege::Privileges;
-use s2ds_common::{S2ds, config, eventually, privately};
+use s2ds_common::{S2ds, config, eventually, ip, privately, veth};
 
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
@@ -53,14 +53,14 @@ fn every_thread_keeps_only_what_it_needs() {
                 let threads = s2ds.threads();
                 threads.iter().any(|t| t.name == "client").then_some(threads)
             });
-            for name in ["s2ds", "worker-0", "service", "client", "leases", "eal-intr-thread"] {
+            for name in ["s2ds", "worker-0", "service", "client", "leases", "ports", "eal-intr-thread"] {
                 assert!(threads.iter().any(|t| t.name == name), "no thread {name}");
             }
             for thread in &threads {
                 let what = format!("{device}, thread {}", thread.name);
                 assert_eq!(thread.field("Seccomp"), "2", "{what}");
                 assert_eq!(thread.field("NoNewPrivs"), "1", "{what}");
-                let serves = ["worker-0", "service", "client"].contains(&thread.name.as_str());
+                let serves = ["worker-0", "service", "client", "leases"].contains(&thread.name.as_str());
                 let kept = if serves { 0 } else { *needed };
                 for (set, wanted) in
                     [("CapEff", kept), ("CapPrm", kept), ("CapInh", 0), ("CapAmb", 0), ("CapBnd", 0)]
@@ -89,7 +89,7 @@ fn it_runs_as_another_user() {
                 assert_eq!(thread.field("Uid"), [&*uid; 4].join(" "), "{what}");
                 assert_eq!(thread.field("Gid"), [&*gid; 4].join(" "), "{what}");
                 // Threads of EAL's own lost all with root.
-                let opens = ["s2ds", "leases"].contains(&thread.name.as_str());
+                let opens = ["s2ds", "ports"].contains(&thread.name.as_str());
                 // CAP_DAC_OVERRIDE, since BPF's file system is root's alone.
                 let bpf = u64::from(needed & SYS_ADMIN != 0) << 1;
                 assert_eq!(thread.capabilities("CapEff"), if opens { needed | bpf } else { 0 }, "{what}");
@@ -102,6 +102,25 @@ fn it_runs_as_another_user() {
         let wrapper = ["setpriv", "--bounding-set", granted, "--"];
         S2ds::start("af_packet:lan", "[privileges]\nuser = \"nobody\"", &wrapper).ready().stop();
     });
+}
+
+/// What is kept is enough to open a port again.
+#[test]
+fn a_port_that_went_comes_back() {
+    for user in ["", "[privileges]\nuser = \"nobody\""] {
+        for device in ["af_packet:lan", "af_xdp:lan"] {
+            privately(|| {
+                let s2ds = S2ds::start(device, user, &[]).ready();
+                ip("link del lan");
+                eventually("the port fails", || s2ds.said().contains("port lan failed").then_some(()));
+                veth();
+                eventually("the port is back", || {
+                    s2ds.said().contains("port lan is back in use").then_some(())
+                });
+                s2ds.stop();
+            });
+        }
+    }
 }
 
 #[test]
@@ -310,7 +329,7 @@ fn a_user_of_its_own_needs_no_root() {
                 "{}",
                 thread.name
             );
-            let opens = thread.name != "worker-0" && thread.name != "service";
+            let opens = !["worker-0", "service", "leases"].contains(&thread.name.as_str());
             assert_eq!(
                 thread.capabilities("CapEff"),
                 if opens { NET_RAW | NET_ADMIN } else { 0 },

@@ -22,10 +22,7 @@ pub(crate) fn privately(test: impl FnOnce() + Send) {
                 assert!(std::env::var_os("CI").is_none(), "a network namespace cannot be made: {why}");
                 return eprintln!("skipped: a network namespace cannot be made ({why}); run as root");
             }
-            ip("link add lan type veth peer name far");
-            for end in ["lan", "far"] {
-                ip(&format!("link set {end} addrgenmode none up"));
-            }
+            veth();
             test();
         });
         if let Err(panic) = thread.join() {
@@ -34,7 +31,15 @@ pub(crate) fn privately(test: impl FnOnce() + Send) {
     });
 }
 
-fn ip(arguments: &str) {
+/// Makes the veth pair.
+pub(crate) fn veth() {
+    ip("link add lan type veth peer name far");
+    for end in ["lan", "far"] {
+        ip(&format!("link set {end} addrgenmode none up"));
+    }
+}
+
+pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
     assert!(status.success(), "ip {arguments}");
 }
