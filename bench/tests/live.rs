@@ -41,6 +41,7 @@ fn start(connections: u32) -> Event {
         carrier: Carrier::Tcp,
         profile: "light-source <b>".into(),
         parameters: BTreeMap::new(),
+        omit: 0,
         connections,
         connecting_to: "10.1.0.1:5000".into(),
         approach: Some(Approach {

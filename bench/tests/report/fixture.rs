@@ -69,6 +69,7 @@ pub(crate) fn start(approach: &str, profile: &str, path: &PathFacts, round: u32)
         carrier: Carrier::Tcp,
         profile: profile.into(),
         parameters,
+        omit: 0,
         connections: 4,
         connecting_to: "10.1.0.1:5000".into(),
         approach: Some(Approach {
