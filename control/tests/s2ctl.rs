@@ -171,12 +171,13 @@ fn tables_show_what_matters() {
         ("steering", "hand over: the device hashes nothing"),
         ("IPv4 header checksum", "in software  verified in every packet"),
         ("rx_good_packets", "4712"),
+        ("rx_errors", "4713"),
     ] {
         let row =
             port.lines().find(|l| l.starts_with(field)).unwrap_or_else(|| panic!("no {field} in\n{port}"));
         assert_eq!(row[field.len()..].trim_start(), value, "{field}");
     }
-    shows(&port, &["DEVICE RX_ERRORS", "4713", "10.0.0.9", "02:00:00:00:00:66", "resol\\u{1b}[31mving"]);
+    shows(&port, &["COUNTER OF A QUEUE", "QUEUE 0", "10.0.0.9", "02:00:00:00:00:66", "resol\\u{1b}[31mving"]);
     let stats = good(&fixture, &["stats"]);
     shows(&stats, &["up 1m 30s, epoch 6", "drop source_denied", "25.0 %", "source_denied 5"]);
     assert!(!stats.contains("ttl_expired"), "{stats}");

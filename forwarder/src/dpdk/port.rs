@@ -397,7 +397,13 @@ fn configure(
     }
     // SAFETY: a driver that gives its flags gives them for as long as it is loaded.
     let dev_flags = unsafe { info.dev_flags.as_ref() }.copied().unwrap_or(0);
-    let capabilities = Capabilities::of(&info, dev_flags);
+    let driver = if info.driver_name.is_null() {
+        String::new()
+    } else {
+        // SAFETY: the driver's name is a C string that lives as long as the driver.
+        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+    };
+    let capabilities = Capabilities::of(&info, dev_flags, &driver);
     check_limits(settings, &info, &capabilities, pool)?;
 
     let mut rss = Rss::plan(settings, &info, before.map(|b| &b.key))?;
@@ -487,12 +493,6 @@ fn configure(
         ));
     }
     let identity = Identity { mac, key: rss.used(), steering };
-    let driver = if info.driver_name.is_null() {
-        String::new()
-    } else {
-        // SAFETY: the driver's name is a C string that lives as long as the driver.
-        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
-    };
     let setup = Setup {
         settings,
         can: &capabilities,
