@@ -171,6 +171,7 @@ fn tables_show_what_matters() {
         ("steering", "hand over: the device hashes nothing"),
         ("IPv4 header checksum", "in software  verified in every packet"),
         ("rx_good_packets", "4712"),
+        ("rx_errors", "4713"),
     ] {
         let row =
             port.lines().find(|l| l.starts_with(field)).unwrap_or_else(|| panic!("no {field} in\n{port}"));
@@ -181,7 +182,8 @@ fn tables_show_what_matters() {
         &[
             "MRG_RXBUF",
             "8996",
-            "DEVICE RX_ERRORS",
+            "COUNTER OF A QUEUE",
+            "QUEUE 0",
             "4713",
             "10.0.0.9",
             "02:00:00:00:00:66",

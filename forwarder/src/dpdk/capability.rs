@@ -28,7 +28,7 @@ pub struct Capabilities {
     pub vlan_strip: bool,
     /// Frees sent buffers faster when all are of one pool and one buffer a frame.
     pub fast_free: bool,
-    /// Has an interrupt for changes of the link.
+    /// Has an interrupt for changes of the link that can be relied on.
     pub link_interrupt: bool,
     /// Has an interrupt for its removal.
     pub removal_interrupt: bool,

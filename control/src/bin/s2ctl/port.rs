@@ -9,7 +9,7 @@ use crate::show::{count, fields, list, neighbors, or_dash, seconds, share};
 pub(crate) fn one_port(detail: &PortDetail) -> String {
     let offloads = if detail.device.offloads.is_empty() { None } else { Some(offloads(detail)) };
     let own = std::slice::from_ref(&detail.port);
-    let parts = [Some(facts(detail)), offloads, queues(detail)].into_iter().flatten();
+    let parts = [Some(facts(detail)), offloads, queues(detail), queue_counters(detail)].into_iter().flatten();
     parts.chain(neighbors(own)).chain(counters(detail)).collect::<Vec<_>>().join("\n")
 }
 
@@ -115,19 +115,27 @@ fn offloads(detail: &PortDetail) -> String {
     table.to_string()
 }
 
-/// The workers' counters of each queue, and the driver's own beside them where it has any.
+/// The workers' counters of each queue.
 fn queues(detail: &PortDetail) -> Option<String> {
-    let names: BTreeSet<&String> = detail.queues.iter().flat_map(|q| q.device.keys()).collect();
-    let titles: Vec<String> = names.iter().map(|name| format!(">DEVICE {}", name.to_uppercase())).collect();
-    let heading = [">QUEUE", ">RX", ">TX", ">DROPPED"];
-    let heading: Vec<&str> = heading.into_iter().chain(titles.iter().map(String::as_str)).collect();
-    let mut table = Table::new(&heading);
+    let mut table = Table::new(&[">QUEUE", ">RX", ">TX", ">DROPPED"]);
     for q in &detail.queues {
-        let own = [q.queue.to_string(), count(q.rx), count(q.tx), q.dropped.to_string()];
-        let device = names.iter().map(|name| or_dash(&q.device.get(*name)));
-        table.row(own.into_iter().chain(device));
+        table.row([q.queue.to_string(), count(q.rx), count(q.tx), q.dropped.to_string()]);
     }
     (!detail.queues.is_empty()).then(|| table.to_string())
+}
+
+/// The driver's own counters of each queue, a row for each that any queue has.
+fn queue_counters(detail: &PortDetail) -> Option<String> {
+    let names: BTreeSet<&String> = detail.queues.iter().flat_map(|q| q.device.keys()).collect();
+    let titles: Vec<String> = detail.queues.iter().map(|q| format!(">QUEUE {}", q.queue)).collect();
+    let heading: Vec<&str> =
+        ["DRIVER'S COUNTER OF A QUEUE"].into_iter().chain(titles.iter().map(String::as_str)).collect();
+    let mut table = Table::new(&heading);
+    for name in &names {
+        let values = detail.queues.iter().map(|q| or_dash(&q.device.get(*name)));
+        table.row(std::iter::once((*name).clone()).chain(values));
+    }
+    (!names.is_empty()).then(|| table.to_string())
 }
 
 fn counters(detail: &PortDetail) -> Option<String> {
