@@ -11,7 +11,7 @@ PAGE ?= $(TARGET)/nic/nic-test.md
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-bench build run demo test nic-test conformance fuzz captures sanitize bench report lint docs ci clean
+.PHONY: help deps deps-bench build run demo test nic-test conformance fuzz captures sanitize bench report deb deb-test lint docs ci clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -75,6 +75,13 @@ report: build ## make a page, a table and CSV of what `make bench` compared
 	$(BIN)/s2bench report $(MEASURED)/compare.json --html $(MEASURED)/report.html --markdown $(MEASURED)/report.md \
 	    --csv $(MEASURED)/report.csv
 
+deb: deps build ## make Debian packages in target/deb: s2ds with s2ctl, s2cs, s2uc, s2bench
+	@scripts/deps.sh deb
+	@scripts/deb.sh
+
+deb-test: deb ## install, start, upgrade, remove and purge those packages in a scratch Debian; wants root
+	@scripts/deb-test.sh
+
 lint: ## check format, clippy, and where unsafe code lives
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --features forwarder/hwloc --all-targets --locked -- -D warnings
@@ -84,7 +91,7 @@ lint: ## check format, clippy, and where unsafe code lives
 docs: ## build the API documentation into target/doc
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-ci: deps deps-bench lint test demo nic-test sanitize captures ## everything a change has to pass
+ci: deps deps-bench lint test demo nic-test sanitize captures deb-test ## everything a change has to pass
 	$(BIN)/s2bench conformance --check docs/nat-conformance.md
 	scripts/fuzz.sh --quick
 	$(BIN)/s2bench core --quick

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building, demo and tests need, and only what is missing. Quick when nothing is.
-# `deps.sh bench` installs what the benchmarks compare with, and a browser that looks at the live page.
+# `deps.sh bench` installs what the benchmarks compare with, and a browser that looks at the live page; `deps.sh deb` what makes
+# Debian packages and tries them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,7 @@ tests=(clang iproute2 iputils-ping ethtool iperf3 ngtcp2-client ngtcp2-server py
     python3-django-oauth-toolkit)
 # What is set side by side with the relay.
 peers=(haproxy nginx libnginx-mod-stream stunnel4 socat nftables)
+packaging=(debhelper dpkg-dev iproute2 mmdebstrap procps util-linux)
 browser=(chromium chromium-driver fonts-dejavu-core)
 # What of these brings a service, and which. What is installed here is neither started nor left enabled.
 declare -A services=([iperf3]=iperf3 [ngtcp2-server]=ngtcp2d [haproxy]=haproxy [nginx]=nginx [stunnel4]=stunnel4
@@ -21,8 +23,9 @@ declare -A services=([iperf3]=iperf3 [ngtcp2-server]=ngtcp2d [haproxy]=haproxy [
 case ${1:-} in
 '') wanted=("${build[@]}" "${tools[@]}" "${tests[@]}") ;;
 bench) wanted=("${peers[@]}" "${browser[@]}") ;;
+deb) wanted=("${packaging[@]}") ;;
 *)
-    echo "deps: $1 is not known; there is \`bench\`, or nothing" >&2
+    echo "deps: $1 is not known; there are \`bench\` and \`deb\`, or nothing" >&2
     exit 2
     ;;
 esac
@@ -93,7 +96,7 @@ python() {
 }
 
 packages
-if [ "${1:-}" != bench ]; then
+if [ -z "${1:-}" ]; then
     rust
     python
 fi

@@ -112,6 +112,24 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
+fn what_is_omitted_ran_but_is_in_no_sum() {
+    for proto in CARRIERS {
+        let source = Source::start(proto);
+        let args = ["--profile", "steady", "--rate", "200/s", "--duration", "1s", "--omit", "1"];
+        let run = fetch(source.address, proto, "omit", &[&args[..], &["--parallel", "2"]].concat());
+        let (all, context) = (&run.end.sum_received, format!("{proto}: {:?}", run.end));
+        assert_eq!((run.start.omit, run.end.sum_sent.packets), (1, 400), "{context}");
+        let seconds: Vec<_> = run.intervals.iter().map(|i| (i.sum.omitted, i.sum.packets)).collect();
+        assert_eq!(seconds.iter().map(|s| s.0).collect::<Vec<_>>(), [true, false], "{context}");
+        assert_eq!(seconds[0].1 + seconds[1].1, 400, "{context}");
+        // The second interval and the sums are of the same messages.
+        assert_eq!((all.packets, all.lost_packets, all.start), (seconds[1].1, 0, 1.0), "{context}");
+        assert_eq!(run.end.delay.count, all.packets, "{context}");
+        assert!(all.packets < 400 && all.bits_per_second < 2.0 * 200.0 * 1024.0 * 8.0, "{context}");
+    }
+}
+
+#[test]
 fn every_carrier_brings_every_message_over_one_and_several_connections() {
     for proto in CARRIERS {
         let source = Source::start(proto);

@@ -236,7 +236,7 @@ fn a_packet_that_would_be_dropped_exits_10() {
     assert_eq!(output.status.code(), Some(10));
     assert!(text(&output.stdout).contains("no_flow"));
     let help = good(&fixture, &["--help"]);
-    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "10 "] {
+    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "10 ", "11 "] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(code)), "{code} in {help}");
     }
 }

@@ -299,6 +299,7 @@ int s2_check(char which, unsigned int i, const char **name, uint64_t *value)
 		{'f', "S2_TX_OFFLOAD_MBUF_FAST_FREE", RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE},
 		{'f', "S2_RSS_PORTS", RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP |
 					      RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP},
+		{'f', "S2_RSS_PORTS_EXTENDED", RTE_ETH_RSS_IPV6_TCP_EX | RTE_ETH_RSS_IPV6_UDP_EX},
 		{'s', "sizeof rte_eth_rss_reta_entry64", sizeof(struct rte_eth_rss_reta_entry64)},
 		{'f', "S2_RSS_IP_TCP_UDP", RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP},
 	};

@@ -183,6 +183,11 @@ impl Gateway {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often each worker's loop has turned.
+    pub fn turns(&self) -> Vec<u64> {
+        self.workers.iter().map(|w| w.counters.loops.get()).collect()
+    }
+
     /// Ends leases and drained flows. Called several times a second.
     pub fn tick(&self) {
         let now = Instant::now();

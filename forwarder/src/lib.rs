@@ -13,9 +13,17 @@ pub mod engine;
 pub mod flow;
 pub mod gateway;
 pub mod io;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod nat;
 pub mod neighbor;
 pub mod net;
+#[cfg(feature = "dpdk")]
+pub mod notify;
+#[cfg(feature = "dpdk")]
+mod pools;
+#[cfg(feature = "dpdk")]
+pub mod privilege;
 pub mod residence;
 #[cfg(feature = "dpdk")]
 pub mod server;

@@ -1,9 +1,12 @@
 //! The whole forwarder on real devices: what `s2ds` starts and stops.
 //!
-//! Start: control socket (so that a second instance fails at once), EAL, one pool, ports, a check that our addresses are free,
-//! engines, worker threads, flows, service. Stop is the reverse, and ownership enforces most of it: workers give their queues
-//! back, then ports close, then the pool goes, then EAL.
+//! Start: control socket (so that a second instance fails at once), EAL, pools, ports, a check that our addresses are free,
+//! engines, worker threads, flows, service; privileges are given up before EAL and before workers. Stop is the reverse, and
+//! ownership enforces most of it: workers give their queues back, then ports close, then the pools go, then EAL.
 #![forbid(unsafe_code)]
+
+mod life;
+mod ports;
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -14,27 +17,27 @@ use anyhow::{Result, anyhow};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::api::{Descriptors, DeviceDetail, GuestDetail, LinkDetail};
-use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig};
-use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Mempool, Port, PortSettings, Queue, Steer, WorkerThread};
-use crate::engine::{DropReason, HANDOVER, engines};
-use crate::flow::fragments;
+use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig, Retry};
+use crate::dpdk::{
+    self, DpdkIo, Eal, EalOptions, Events, Mempool, PoolSettings, Port, PortSettings, Queue, Steer,
+    WorkerThread,
+};
+use crate::engine::{DropReason, engines};
 use crate::flow::steering::How;
-use crate::gateway::{Device, DeviceStatus, Gateway};
-use crate::io::TX_BATCH;
+use crate::gateway::{Device, Gateway};
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
+use crate::notify::Watchdog;
+use crate::pools::{self, Pools};
+use crate::privilege::{Limits, Privileges};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
 use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
+use ports::{Keeper, PortDevice, Slot};
 
-/// Descriptors of every receive and send queue.
-const DESCRIPTORS: u16 = 1024;
-/// Mbufs a worker keeps to itself.
-const CACHE: u32 = 256;
 /// How often leases and drained flows are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Between looks at what came in reply to address probes.
@@ -66,60 +69,14 @@ impl Clock for Tsc {
     }
 }
 
-struct DpdkDevice(Arc<Port>);
-
-impl Device for DpdkDevice {
-    fn status(&self) -> DeviceStatus {
-        let stats = self.0.stats();
-        let link = self.0.link();
-        DeviceStatus {
-            driver: self.0.driver().to_owned(),
-            numa_node: self.0.numa_node(),
-            link: link.map_or("unknown", |l| if l.up { "up" } else { "down" }).to_owned(),
-            speed: link.and_then(|l| l.speed),
-            queues: self.0.settings().queues,
-            rx_missed: stats.missed + stats.rx_errors + stats.no_buffer,
-            tx_errors: stats.tx_errors,
-            failure: None,
-        }
-    }
-
-    fn detail(&self) -> DeviceDetail {
-        let (facts, can) = (self.0.facts(), &self.0.facts().capabilities);
-        let link = self.0.link().filter(|link| link.up);
-        DeviceDetail {
-            bus: facts.bus.to_owned(),
-            place: facts.place.clone(),
-            interface: facts.interface.clone(),
-            firmware: facts.firmware.clone(),
-            link: LinkDetail {
-                full_duplex: link.map(|l| l.full_duplex),
-                autoneg: link.map(|l| l.autoneg),
-                interrupt: can.link_interrupt,
-                ..LinkDetail::default()
-            },
-            max_mtu: can.max_mtu,
-            max_queues: can.max_queues,
-            rx_descriptors: Descriptors { used: facts.rx_descriptors, most: can.max_rx_descriptors },
-            tx_descriptors: Descriptors { used: facts.tx_descriptors, most: can.max_tx_descriptors },
-            steering_why: facts.steering_why.clone(),
-            offloads: facts.offloads.clone(),
-            guest: self.0.guest().map(|guest| GuestDetail {
-                features: guest.feature_names().map(str::to_owned).collect(),
-                queue_pairs: guest.queue_pairs,
-                mtu: guest.mtu,
-            }),
-            xstats: self.0.xstats().into_iter().collect(),
-        }
-    }
-}
-
 /// A running forwarder. [`Server::stop`] ends it; so does dropping it, without a report.
 pub struct Server {
     stop: StopFlag,
     workers: Vec<JoinHandle<Option<DpdkIo>>>,
     ticker: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
     service: Option<Running>,
+    _watchdog: Option<Watchdog>,
     gateway: Arc<Gateway>,
     cores: Vec<usize>,
 }
@@ -131,23 +88,26 @@ impl Server {
     /// One sentence: what could not be had, and the mend.
     pub fn start(config: Config, placement: &Placement, eal_args: Vec<String>) -> Result<Self> {
         let service = Service::bind(&config.service)?;
+        let privileges = Privileges::enter(&config, &eal_args)?;
         let config = Arc::new(config);
-        let workers = placement.workers.len();
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
         let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
-        let count = mbufs(devices.len(), config.ports.len(), workers);
         let data_room = dpdk::data_room_for(mtu);
+        let wanted = pools::settings(&config, placement);
+        let mb = |pool: &PoolSettings| Mempool::memory_mb(pool.count, data_room, config.eal.huge);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
-            memory_mb: Mempool::memory_mb(count, data_room, config.eal.huge),
+            memory_mb: wanted.iter().map(mb).sum(),
+            node_mb: wanted.iter().filter_map(|pool| Some((pool.numa_node?, mb(pool)))).collect(),
             main_core: placement.main,
-            pci: devices.iter().filter_map(|ports| pci(&ports.first()?.device)).collect(),
+            pci: allowed(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
-        let node = placement.port_nodes.iter().flatten().next().copied();
-        let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, node)?;
+        let pools = Pools::new(&eal, &wanted, data_room)?;
 
-        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pool)?;
+        let (events, deaf) = Events::listen(&eal);
+        deaf.iter().for_each(|what| eprintln!("s2ds: {what}"));
+        let (cores, (opened, queues)) = open_for(&eal, &config, placement, &pools)?;
         // The device of every port.
         let ports = config.ports.iter().map(|p| {
             let device = config.first_of_device(p);
@@ -159,10 +119,13 @@ impl Server {
         let steering = ports.iter().map(|p| p.steering().clone());
         let net = Arc::new(Network::new(Arc::clone(&config), &macs).steered(steering));
 
+        let ios = queues.into_iter().zip(&placement.workers);
         let mut ios: Vec<DpdkIo> =
-            queues.into_iter().map(|q| DpdkIo::shared(q, Arc::clone(&pool), &net.devices())).collect();
+            ios.map(|(q, w)| DpdkIo::shared(q, Arc::clone(pools.on(w.pool)), &net.devices())).collect();
         check_addresses(&config, &net, &ports, &mut ios)?;
+        let limits = privileges.settle(&eal.runtime_dir())?;
 
+        let desks = ios.iter().map(DpdkIo::desk).collect();
         let (publisher, engines) = engines(&config, &net, cores.len())?;
         let stop = StopFlag::default();
         let (ready, readiness) = mpsc::channel();
@@ -179,7 +142,8 @@ impl Server {
             );
             handles.push(handle);
             let (eal, core, ready) = (Arc::clone(&eal), *core, ready.clone());
-            let run = move || run_worker(worker, &eal, core, ready);
+            let limits = limits.clone();
+            let run = move || run_worker(worker, &eal, core, &limits, ready);
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
             server.threads.push(thread.map_err(|e| anyhow!("a worker thread cannot be started: {e}"))?);
         }
@@ -188,24 +152,40 @@ impl Server {
         for _ in &cores {
             readiness.recv().map_err(|_| anyhow!("a worker ended before it began"))??;
         }
-        let devices = ports.iter().map(|p| Box::new(DpdkDevice(Arc::clone(p))) as Box<dyn Device>).collect();
+        let slots: Vec<Arc<Slot>> =
+            opened.iter().map(|port| Arc::new(Slot::new(port, retry(&config, port)))).collect();
+        let device = |index| slots.iter().find(|slot| slot.index() == index).map(Arc::clone);
+        let devices = net.devices().into_iter().filter_map(device);
+        let devices = devices.map(|slot| Box::new(PortDevice(slot)) as Box<dyn Device>).collect();
+        // The slots alone hold them from here on, so that a device that goes can be closed.
+        drop((ports, opened));
         let gateway = Arc::new(Gateway::new(config, net, publisher, handles, devices)?);
         telemetry(&eal, &gateway);
-        let service = service.run(Arc::clone(&gateway))?;
+        let service = limits.without_capabilities(|| service.run(Arc::clone(&gateway)))??;
+        let watchdog = limits.without_capabilities(|| Watchdog::start(&gateway))??;
         let ticker = {
             let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
-            std::thread::Builder::new().name("leases".into()).spawn(move || {
+            let run = move || {
                 while !stop.stopped() {
                     std::thread::sleep(TICK);
                     gateway.tick();
                 }
-            })?
+            };
+            limits.without_capabilities(|| std::thread::Builder::new().name("leases".into()).spawn(run))??
+        };
+        // It opens ports again, and so keeps what that takes.
+        let keeper = {
+            let stop = stop.clone();
+            let keeper = Keeper { eal: Arc::clone(&eal), slots, desks, events };
+            std::thread::Builder::new().name("ports".into()).spawn(move || keeper.run(&stop))?
         };
         Ok(Self {
             stop,
+            keeper: Some(keeper),
             workers: std::mem::take(&mut server.threads),
             ticker: Some(ticker),
             service: Some(service),
+            _watchdog: watchdog,
             gateway,
             cores,
         })
@@ -229,9 +209,9 @@ impl Server {
     fn end(&mut self) -> bool {
         drop(self.service.take());
         self.stop.stop();
-        if let Some(ticker) = self.ticker.take() {
-            // It only sleeps and ticks.
-            _ = ticker.join();
+        for thread in [self.ticker.take(), self.keeper.take()].into_iter().flatten() {
+            // They only sleep and look after things.
+            _ = thread.join();
         }
         // All are joined, also behind one that failed.
         let ends: Vec<_> = self.workers.drain(..).map(JoinHandle::join).collect();
@@ -254,11 +234,11 @@ fn open_for(
     eal: &Arc<Eal>,
     config: &Config,
     placement: &Placement,
-    pool: &Arc<Mempool>,
+    pools: &Pools,
 ) -> Result<(Vec<usize>, Opened)> {
-    let cores = placement.workers.clone();
+    let cores = placement.cores();
     if placement.chosen && cores.len() > 1 {
-        let why = match open(eal, config, cores.len(), pool) {
+        let why = match open(eal, config, placement, cores.len(), pools) {
             Ok((ports, queues)) => match ports.iter().find(|p| p.steering().how() == How::HandOver) {
                 None => return Ok((cores, (ports, queues))),
                 Some(port) => {
@@ -273,34 +253,42 @@ fn open_for(
         );
     }
     let cores = if placement.chosen { cores.into_iter().take(1).collect() } else { cores };
-    let opened = open(eal, config, cores.len(), pool)?;
+    let opened = open(eal, config, placement, cores.len(), pools)?;
     Ok((cores, opened))
 }
 
-fn open(eal: &Arc<Eal>, config: &Config, workers: usize, pool: &Arc<Mempool>) -> Result<Opened> {
+fn open(
+    eal: &Arc<Eal>,
+    config: &Config,
+    placement: &Placement,
+    workers: usize,
+    pools: &Pools,
+) -> Result<Opened> {
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<Queue>> = (0..workers).map(|_| Vec::new()).collect();
     for shared in config.devices() {
         let Some(first) = shared.first() else { continue };
         let addresses: Vec<ipnet::IpNet> = shared.iter().flat_map(|p| &p.addresses).copied().collect();
+        let (rx_descriptors, tx_descriptors) = pools::descriptors(&shared);
         let settings = PortSettings {
             index: config.first_of_device(first),
             name: first.name.clone(),
             device: first.device.clone(),
             queues: workers as u16,
             mtu: device_mtu(&shared),
-            rx_descriptors: DESCRIPTORS,
-            tx_descriptors: DESCRIPTORS,
+            rx_descriptors,
+            tx_descriptors,
             multicast: multicast(&addresses),
             tags: shared.iter().map(|p| p.tags()).collect(),
-            one_pool: true,
+            one_pool: pools.is_one(),
             steer: Some(Steer {
                 source_ports: config.limits.source_ports.clone(),
                 v4: addresses.iter().any(|a| a.addr().is_ipv4()),
                 v6: addresses.iter().any(|a| a.addr().is_ipv6()),
             }),
         };
-        let (port, opened) = Port::open(eal, settings, pool)?;
+        let place = placement.ports.get(usize::from(settings.index)).copied().unwrap_or_default();
+        let (port, opened) = Port::open(eal, settings, pools.on(place.pool))?;
         for (worker, queue) in queues.iter_mut().zip(opened) {
             worker.push(queue);
         }
@@ -343,7 +331,7 @@ fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mu
 /// Gives NICs, whose links are agreed on anew when they start, some time for it: nobody is heard before.
 fn await_links(config: &Config, ports: &[Arc<Port>]) {
     let began = Instant::now();
-    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| pci(&p.device).is_some()) {
+    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| is_nic(&p.device)) {
         while port.link().is_some_and(|l| !l.up) {
             if began.elapsed() > LINK_PATIENCE {
                 eprintln!(
@@ -372,11 +360,12 @@ impl Drop for Starting {
     }
 }
 
-/// Pins and registers the calling thread, tells that on `ready`, and works. None when it could not.
+/// Pins and registers the calling thread, gives up what its loop does not take, tells that on `ready`, and works. None when it could not.
 fn run_worker(
     worker: Worker<DpdkIo, Tsc>,
     eal: &Arc<Eal>,
     core: usize,
+    limits: &Limits,
     ready: Sender<Result<()>>,
 ) -> Option<DpdkIo> {
     let registered = if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
@@ -389,7 +378,7 @@ fn run_worker(
         eprintln!("s2ds: timer slack of the worker on core {core} stays at its default ({e})");
     }
     let (told, _registered) = match registered {
-        Ok(registered) => (Ok(()), Some(registered)),
+        Ok(registered) => (limits.worker().map_err(Into::into), Some(registered)),
         Err(e) => (Err(e), None),
     };
     let works = told.is_ok();
@@ -476,21 +465,30 @@ fn device_mtu(ports: &[&PortConfig]) -> u16 {
     ports.iter().map(mtu).max().unwrap_or(1500)
 }
 
-/// Packet buffers for everything that can hold one at once: descriptors, batches, caches, and packets that wait.
-fn mbufs(devices: usize, ports: usize, workers: usize) -> u32 {
-    let queues = workers * (devices * 2 * usize::from(DESCRIPTORS) + ports * TX_BATCH);
-    let on_their_way = workers * workers.saturating_sub(1) * HANDOVER;
-    (queues
-        + on_their_way
-        + workers * (2 * CACHE as usize + 2048 + fragments::HELD_FRIENDS + fragments::HELD_STRANGERS))
-        as u32
+/// What is to be done when a port's device fails.
+fn retry(config: &Config, port: &Port) -> Retry {
+    let first = usize::from(port.index());
+    let shared = config.ports.iter().filter(|p| p.device == config.ports[first].device);
+    shared.filter_map(|p| p.retry).next().unwrap_or_default()
 }
 
-fn pci(device: &DeviceName) -> Option<String> {
-    match device {
+/// PCI addresses EAL may touch when it starts. A device that is named by its MAC address is plugged in later, which takes the PCI bus:
+/// EAL has it when it may touch any device, be it one that is none.
+fn allowed<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
+    const NONE: &str = "0000:00:00.0";
+    let address = |device: &DeviceName| match device {
         DeviceName::Pci(address) => Some(address.clone()),
+        DeviceName::Mac(_) => Some(NONE.to_owned()),
         _ => None,
-    }
+    };
+    let mut allowed: Vec<String> = devices.filter_map(address).collect();
+    allowed.dedup();
+    allowed
+}
+
+/// Whether the device is a NIC, whose link takes time to come up.
+fn is_nic(device: &DeviceName) -> bool {
+    matches!(device, DeviceName::Pci(_) | DeviceName::Mac(_))
 }
 
 /// The groups in which neighbors look for our IPv6 addresses (RFC 4861 section 7.2.1), the link-local one's being added by the

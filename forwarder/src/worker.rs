@@ -185,6 +185,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
         self.keep_time(began);
         self.engine.set_ticks(began);
         self.engine.refresh_flows();
+        self.io.attend();
         let mut received = 0;
         let counters = &*self.counters;
         let mut edge = Edge { io: &mut self.io, out: &mut self.out };

@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use forwarder::api::{FlowSpec, Proto};
-use forwarder::config::{AddressCheck, Config, ConfigError, Cores, FlowError, Idle, validate_flow};
+use std::time::Duration;
+
+use forwarder::config::{
+    AddressCheck, Config, ConfigError, Cores, FlowError, Idle, Retry, Sandbox, validate_flow,
+};
 use proptest::prelude::*;
 
 const EXAMPLE: &str = include_str!("../../docs/s2ds.example.toml");
@@ -84,6 +88,29 @@ fn the_example_is_valid_and_says_what_it_says() {
 }
 
 #[test]
+fn privileges_are_read() {
+    let text = format!(
+        "{PORTS}[privileges]\nuser = \"relay\"\nsandbox = \"log\"\ncapabilities = [\"CAP_SYS_RAWIO\"]\nfiles = [\"/data\"]"
+    );
+    let privileges = Config::parse(&text, "x").unwrap().privileges;
+    assert_eq!(privileges.user.as_deref(), Some("relay"));
+    assert_eq!(privileges.sandbox, Sandbox::Log);
+    assert_eq!(privileges.capabilities, ["CAP_SYS_RAWIO"]);
+    assert_eq!(privileges.files, [std::path::Path::new("/data")]);
+    for (line, key, mend) in [
+        ("user = \"\"", "user", "name a user"),
+        ("sandbox = \"maybe\"", "sandbox", "\"log\" or \"off\""),
+        ("sandbox = true", "sandbox", "a text in quotes"),
+        ("capabilities = [\"net_raw\"]", "capabilities[0]", "\"CAP_NET_ADMIN\""),
+        ("files = [\"/a\", \"data\"]", "files[1]", "absolute"),
+        ("group = \"x\"", "group", "known here are"),
+    ] {
+        let text = format!("[privileges]\n{line}");
+        one_problem(&text, &format!("s2ds.toml:14: privileges.{key}: "), mend);
+    }
+}
+
+#[test]
 fn what_the_example_calls_default_is() {
     let defaults = Config::parse(PORTS, "x").unwrap();
     let example = Config::parse(EXAMPLE, "x").unwrap();
@@ -93,10 +120,41 @@ fn what_the_example_calls_default_is() {
     assert_eq!(defaults.service.socket, example.service.socket);
     assert_eq!(defaults.service.mode, example.service.mode);
     assert_eq!(defaults.addresses, example.addresses);
+    assert_eq!(defaults.privileges.sandbox, example.privileges.sandbox);
+    assert!(defaults.privileges.user.is_none() && example.privileges.user.as_deref() == Some("scistream"));
+    assert_eq!(defaults.privileges.capabilities, example.privileges.capabilities);
+    assert_eq!(defaults.privileges.files, example.privileges.files);
     assert_eq!(defaults.addresses.check, AddressCheck::Quick);
     assert_eq!(defaults.workers.idle, Idle::Poll);
     assert_eq!(defaults.workers.cores, Cores::Auto);
     assert_eq!(defaults.ports[0].mtu, 1500);
+    assert_eq!(example.ports[0].retry, Some(Retry::default()));
+}
+
+#[test]
+fn what_becomes_of_a_failed_port_is_a_time_or_off() {
+    let port = |text: &str| {
+        let text = format!(
+            "[[port]]\nname = \"p\"\ndevice = \"mac:52:54:00:AB:00:01\"\naddresses = [\"10.0.0.1/24\"]\n{text}"
+        );
+        Config::parse(&text, "x").map(|c| c.ports[0].clone()).map_err(|e| e.to_string())
+    };
+    assert_eq!(port("retry = \"off\"").unwrap().retry, Some(Retry::Off));
+    assert_eq!(port("retry = \"1m 30s\"").unwrap().retry, Some(Retry::Every(Duration::from_secs(90))));
+    let both = port("rx_descriptors = 4096\ntx_descriptors = 512").unwrap();
+    assert_eq!((both.rx_descriptors, both.tx_descriptors), (Some(4096), Some(512)));
+    assert_eq!(both.device.to_string(), "mac:52:54:00:ab:00:01");
+    for text in ["retry = \"0s\"", "retry = \"2h\"", "retry = \"soon\""] {
+        let error = port(text).unwrap_err();
+        assert!(
+            error.starts_with("x:5: port[0].retry: ") && error.contains("write it like \"10s\""),
+            "{error}"
+        );
+    }
+    for key in ["rx_descriptors", "tx_descriptors"] {
+        let error = port(&format!("{key} = 63")).unwrap_err();
+        assert!(error.starts_with(&format!("x:5: port[0].{key}: must be a whole number from 64")), "{error}");
+    }
 }
 
 #[test]
@@ -498,6 +556,17 @@ fn ports_share_a_device_when_their_tags_differ() {
     assert!(again.contains("port[6].device: tap:a belongs to port \"p4\" already"), "{again}");
     let queues = problem(&port(6, "tap:a", "vlan = 31\nqueues = 3"));
     assert!(queues.contains("port[6].queues: 3 differs from what port \"p2\" says"), "{queues}");
+    let twice = port(6, "tap:c", "retry = \"10s\"") + &port(7, "tap:c", "vlan = 1\nretry = \"off\"");
+    let retry = problem(&twice);
+    assert!(retry.contains("port[7].retry: off differs from what port \"p6\" says"), "{retry}");
+    let mac = |n, text| port(n, &format!("mac:{text}"), "");
+    let same = problem(&(mac(6, "52:54:00:ab:00:01") + &mac(7, "52:54:00:AB:00:01")));
+    assert!(same.contains("port[7].device: mac:52:54:00:ab:00:01 belongs to port \"p6\" already"), "{same}");
+    let none = problem(&mac(6, "52:54:00:ab:00"));
+    assert!(
+        none.contains("s2ds.toml:37: port[6].device: ") && none.contains("has no MAC address after mac:"),
+        "{none}"
+    );
 
     let two = |device| {
         let text = port(0, device, "vlan = 30") + &port(1, device, "outer_vlan = 30");

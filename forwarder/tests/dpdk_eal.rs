@@ -7,10 +7,15 @@ mod dpdk_common;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use dpdk_common::{eal, options, pool};
+use dpdk_common::{eal, frame, options, pool, settings};
+use forwarder::config::Device;
 use forwarder::dpdk::{
-    Eal, EalOptions, Mbuf, Mempool, WorkerThread, data_room_for, rdtsc, telemetry, tsc_hz,
+    Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, WorkerThread, data_room_for, rdtsc,
+    telemetry, tsc_hz,
 };
+use forwarder::topology::Machine;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 fn refusal(options: &EalOptions) -> String {
     Eal::init(options).expect_err("EAL started").to_string()
@@ -70,15 +75,51 @@ impl Drop for Reserved {
 
 #[test]
 fn hugepages_are_used_where_there_are_some() {
-    let wanted = EalOptions {
-        huge: true,
-        memory_mb: Mempool::memory_mb(8191, data_room_for(1500), true),
-        ..options()
-    };
+    let memory_mb = Mempool::memory_mb(8191, data_room_for(1500), true);
     let Some(_reserved) = Reserved::more(64) else { return };
-    let eal = Eal::init(&wanted).unwrap();
-    let pool = Mempool::new(&eal, "huge", 8191, 256, data_room_for(1500), None).unwrap();
+    // Where there is one node, all pages are on it.
+    let machine = Machine::here().unwrap();
+    let node = machine.nodes.first().map(|n| n.id).filter(|_| machine.nodes.len() == 1);
+    let node_mb = node.map(|node| (node, memory_mb)).into_iter().collect();
+    let eal = Eal::init(&EalOptions { huge: true, memory_mb, node_mb, ..options() }).unwrap();
+    let pool = Mempool::new(&eal, "huge", 8191, 256, data_room_for(1500), node).unwrap();
     assert_eq!(pool.available(), 8191);
+}
+
+/// The affinity of a process does not bind it; its cpuset does.
+#[test]
+fn the_main_core_may_lie_outside_of_the_affinity() {
+    let cores: Vec<usize> = Machine::here().unwrap().permitted().iter().collect();
+    let (first, last) = (cores[0], cores[cores.len() - 1]);
+    let mut only = CpuSet::new();
+    only.set(first).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+    let _eal = Eal::init(&EalOptions { main_core: last, ..options() }).unwrap();
+    let on = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    assert_eq!((0..CpuSet::count()).filter(|c| on.is_set(*c) == Ok(true)).collect::<Vec<_>>(), [last]);
+}
+
+/// Pools that were made together are freed with the last of them: mbufs of the one may wait in a port over the other.
+#[test]
+fn pools_made_together_outlive_each_others_packets() {
+    let eal = eal();
+    let named = |name: &str| PoolSettings { name: name.to_owned(), count: 127, numa_node: None };
+    let make = || Mempool::together(&eal, &["a", "b"].map(named), 0, data_room_for(1500));
+    let [a, b] = <[_; 2]>::try_from(make().unwrap()).unwrap();
+    let wanted = PortSettings { one_pool: false, ..settings(Device::Vdev("rings".to_owned())) };
+    let (port, mut queues, ends) = Port::from_rings(wanted, 64, &b).unwrap();
+    let mut batch = ArrayVec::<Mbuf, 1>::new();
+    batch.push(frame(&a, &[0; 60]));
+    assert_eq!(queues[0].tx(&mut batch), 1);
+    drop((a, b));
+    drop((queues, port, ends));
+    assert_eq!(Arc::strong_count(&eal), 1, "a pool was left behind");
+    make().unwrap();
+
+    let taken = ["c", "d", "c"].map(named);
+    let error = Mempool::together(&eal, &taken, 0, data_room_for(1500)).unwrap_err().to_string();
+    assert!(error.contains("another pool has this name"), "{error}");
+    assert_eq!(Arc::strong_count(&eal), 1, "those made before were left behind");
 }
 
 #[test]

@@ -259,3 +259,43 @@ fn sockets_of_memif_and_vhost_come_and_go() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// A queue leaves its worker, and comes back, only when the worker attends to it.
+#[test]
+fn queues_are_exchanged_between_two_bursts() {
+    let eal = eal();
+    let pool = pool(&eal, 255);
+    let (port, queues, mut far) = Port::from_rings(settings(vdev("rings")), 64, &pool).unwrap();
+    let mut io = DpdkIo::new(queues, Arc::clone(&pool));
+    let desk = io.desk();
+    let mut arrive = || {
+        let mut batch = TxBatch::<Mbuf>::new();
+        batch.push(frame(&pool, &[7; 60]));
+        assert_eq!(far[0].send(&mut batch), 1);
+    };
+    arrive();
+    desk.order(0, None);
+    assert!(desk.collect().is_none() && !io.is_failed(0));
+    assert_eq!(io.rx(0, &mut Burst::new()), 1, "the order waits");
+
+    io.attend();
+    let Some((0, Some(queue))) = desk.collect() else { panic!("the queue was not put away") };
+    arrive();
+    let mut batch = TxBatch::<Mbuf>::new();
+    batch.push(io.alloc().unwrap());
+    assert!(io.is_failed(0));
+    assert_eq!((io.rx(0, &mut Burst::new()), io.tx(0, &mut batch), batch.len()), (0, 0, 1));
+    io.attend();
+    assert!(desk.collect().is_none(), "nothing was ordered");
+
+    desk.order(0, Some(queue));
+    io.attend();
+    assert!(matches!(desk.collect(), Some((0, None))));
+    assert_eq!((io.rx(0, &mut Burst::new()), io.tx(0, &mut batch)), (1, 1));
+    // Of a device that the worker does not have nothing comes back.
+    desk.order(7, None);
+    io.attend();
+    assert!(matches!(desk.collect(), Some((7, None))));
+    drop((io, port, batch));
+    assert!(Arc::strong_count(&pool) > 1, "the far ends hold it");
+}

@@ -18,7 +18,7 @@ use dpdk_common::{options, settings};
 use forwarder::api::Stats;
 use forwarder::config::{Config, Device, Idle};
 use forwarder::dpdk::{
-    DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, Queue, RingPair, data_room_for,
+    DpdkIo, Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, Queue, RingPair, data_room_for,
 };
 use forwarder::engine::engines;
 use forwarder::gateway::Gateway;
@@ -201,34 +201,50 @@ struct Bed {
     worker: Worker<DpdkIo, Tsc>,
     gateway: Gateway,
     ends: Ends,
-    pool: Arc<Mempool>,
+    /// One, or one a port.
+    pools: Vec<Arc<Mempool>>,
 }
 
 impl Bed {
-    fn new(config: Config, queues: Vec<Queue>, ends: Ends, pool: Arc<Mempool>, eal: &Eal) -> Self {
+    fn new(config: Config, queues: Vec<Queue>, ends: Ends, pools: Vec<Arc<Mempool>>, eal: &Eal) -> Self {
         let config = Arc::new(config);
         let net = Arc::new(Network::new(Arc::clone(&config), &[Mac(gw_mac(LAN)), Mac(gw_mac(WAN))]));
         let (publisher, mut engines) = engines(&config, &net, 1).unwrap();
-        let io = DpdkIo::new(queues, Arc::clone(&pool));
+        let io = DpdkIo::new(queues, Arc::clone(&pools[0]));
         let engine = engines.pop().unwrap();
         let (mut worker, handle) =
             Worker::new(engine, io, Tsc::new(eal), StopFlag::default(), Idle::Poll, (0, None));
         let gateway = Gateway::new(config, net, publisher, vec![handle], Vec::new()).unwrap();
         worker.turn();
-        Self { worker, gateway, ends, pool }
+        Self { worker, gateway, ends, pools }
     }
 
     /// Over rings.
     fn rings(eal: &Arc<Eal>, mtu: u16, limits: &str) -> Self {
         let pool = Mempool::new(eal, "rings", 1023, 0, data_room_for(mtu), None).unwrap();
+        Self::rings_with(eal, mtu, limits, vec![pool])
+    }
+
+    /// The same with a pool for each port.
+    fn rings_of_two_pools(eal: &Arc<Eal>) -> Self {
+        let pool = |name: &str| PoolSettings { name: name.to_owned(), count: 1023, numa_node: None };
+        let pools = Mempool::together(eal, &["lan", "wan"].map(pool), 0, data_room_for(1500)).unwrap();
+        Self::rings_with(eal, 1500, "", pools)
+    }
+
+    fn rings_with(eal: &Arc<Eal>, mtu: u16, limits: &str, pools: Vec<Arc<Mempool>>) -> Self {
         let (mut queues, mut ends) = (Vec::new(), Vec::new());
         for index in [LAN, WAN] {
-            let wanted = port_settings(index, mtu, Device::Vdev("rings".to_owned()));
-            let (_, mut queue, mut pair) = Port::from_rings(wanted, 256, &pool).unwrap();
+            let wanted = PortSettings {
+                one_pool: pools.len() == 1,
+                ..port_settings(index, mtu, Device::Vdev("rings".to_owned()))
+            };
+            let pool = &pools[usize::from(index) % pools.len()];
+            let (_, mut queue, mut pair) = Port::from_rings(wanted, 256, pool).unwrap();
             queues.append(&mut queue);
             ends.append(&mut pair);
         }
-        Self::new(config(mtu, limits), queues, Ends::Rings(ends), pool, eal)
+        Self::new(config(mtu, limits), queues, Ends::Rings(ends), pools, eal)
     }
 
     /// Over memif, with another process.
@@ -243,7 +259,7 @@ impl Bed {
             ports.push(port);
         }
         let remote = Remote::start(folder, ports);
-        Self::new(config(mtu, ""), queues, Ends::Memif(remote), pool, &eal)
+        Self::new(config(mtu, ""), queues, Ends::Memif(remote), vec![pool], &eal)
     }
 
     /// What the files hold comes in; what is sent is written beside them. Mbufs of `room` bytes: the driver puts longer
@@ -262,14 +278,15 @@ impl Bed {
             queues.append(&mut queue);
         }
         let config = config(9586, "source_ports = \"40000-40000\"");
-        Self::new(config, queues, Ends::None, pool, &eal)
+        Self::new(config, queues, Ends::None, vec![pool], &eal)
     }
 
     fn send(&mut self, port: u8, bytes: &[u8]) {
         match &mut self.ends {
             Ends::Rings(pairs) => {
                 let mut one = Burst::<Mbuf>::new();
-                one.push(dpdk_common::frame(&self.pool, bytes));
+                let pool = &self.pools[usize::from(port) % self.pools.len()];
+                one.push(dpdk_common::frame(pool, bytes));
                 assert_eq!(pairs[usize::from(port)].send(&mut one), 1);
             }
             Ends::Memif(remote) => assert_eq!(remote.order(&format!("s{port}{}", hex(bytes))), "1"),
@@ -318,10 +335,10 @@ impl Bed {
     fn end(self) {
         let stats = self.stats();
         assert_eq!((stats.received, stats.held), (stats.sent + stats.drops.values().sum::<u64>(), 0));
-        let Self { worker, gateway, ends, pool } = self;
+        let Self { worker, gateway, ends, pools } = self;
         drop(ends);
         drop((worker, gateway));
-        assert_eq!(pool.available(), pool.count());
+        assert!(pools.iter().all(|pool| pool.available() == pool.count()));
     }
 }
 
@@ -376,6 +393,24 @@ fn a_lone_packet_leaves_in_the_turn_it_came_in_over_rings() {
     }
     let worker = &bed.stats().workers[0];
     assert!(worker.residence.samples >= 1 && worker.residence.p50_ns > 0, "{:?}", worker.residence);
+    bed.end();
+}
+
+/// What one port received into its pool leaves by the other, whose pool is another one, and goes home when it was sent.
+#[test]
+fn packets_of_two_pools_cross_and_come_home() {
+    let mut bed = Bed::rings_of_two_pools(&eal(64));
+    let free = |bed: &Bed| [&bed.pools[0], &bed.pools[1]].map(|pool| pool.available());
+    let seen = bed.open(&Packet::udp(LAN, CLIENT, LISTEN, b"first"));
+    assert_eq!(free(&bed), [1023, 1023]);
+    let there = Packet::udp(LAN, CLIENT, LISTEN, b"there");
+    let back = Packet::udp(WAN, TARGET, &seen.to_string(), b"back");
+    for (port, packet, out) in [(LAN, there, [1022, 1023]), (WAN, back, [1023, 1022])] {
+        bed.send(port, &packet.build());
+        assert_eq!((bed.worker.turn(), free(&bed)), (1, out), "it lies in the pool of the port it came by");
+        assert_eq!((bed.take(1 - port).len(), free(&bed)), (1, [1023, 1023]));
+    }
+    talk(&mut bed, CLIENT6, LISTEN6, tcp(ACK), &[0, 1, 1000]);
     bed.end();
 }
 

@@ -4,9 +4,11 @@
 
 use forwarder::api::{OffloadBy, PortDetail, PortInfo, Reply, Request};
 use forwarder::config::Config;
+use forwarder::dpdk::pretend_removal;
 use forwarder::server::Server;
 use forwarder::service::{Handler, Peer};
 use forwarder::topology::Placement;
+use std::time::{Duration, Instant};
 
 const PEER: Peer = Peer { pid: 1, uid: 0, gid: 0 };
 
@@ -14,7 +16,7 @@ const PEER: Peer = Peer { pid: 1, uid: 0, gid: 0 };
 fn server(devices: &[(&str, &str)]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut text = format!(
-        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[limits]\nconnections = 100\n",
         folder.path().join("s2ds.sock")
     );
     for (i, (device, tags)) in devices.iter().enumerate() {
@@ -26,13 +28,7 @@ fn server(devices: &[(&str, &str)]) -> Server {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
     let cores: Vec<usize> = (0..nix::sched::CpuSet::count()).filter(|c| set.is_set(*c) == Ok(true)).collect();
     let (main, last) = (cores[0], cores[cores.len() - 1]);
-    let placement = Placement {
-        main,
-        workers: vec![main, last],
-        chosen: true,
-        port_nodes: vec![None; devices.len()],
-        notices: Vec::new(),
-    };
+    let placement = Placement { chosen: true, ..Placement::on_cores(main, &[main, last], devices.len()) };
     Server::start(config, &placement, Vec::new()).unwrap()
 }
 
@@ -103,5 +99,60 @@ fn a_port_is_shown_in_full() {
     assert!(some.queues[0].device.contains_key("rx_packets"), "{:#?}", some.queues);
     let error = show("nowhere", false).unwrap_err().to_string();
     assert!(error.contains("there are p0, p1"), "{error}");
+    assert!(server.stop());
+}
+
+/// Waits until the ports are as wanted.
+fn until(server: &Server, what: &str, wanted: impl Fn(&[PortInfo]) -> bool) -> Vec<PortInfo> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let Ok(Reply::Ports { ports }) = server.gateway().handle(Request::PortList, &PEER) else { panic!() };
+        if wanted(&ports) {
+            return ports;
+        }
+        assert!(Instant::now() < end, "{what}: {ports:#?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Two devices that make frames all the time; one goes.
+#[test]
+fn a_removed_device_stays_out_of_use_and_the_others_go_on() {
+    let server = server(&[("net_null0,size=64", "retry = \"off\""), ("net_null1,size=64", "")]);
+    let before = until(&server, "traffic", |ports| ports.iter().all(|p| p.rx.packets > 0));
+    pretend_removal("net_null0");
+    let after = until(&server, "a failure", |ports| ports[0].failure.is_some());
+    let failure = after[0].failure.clone().unwrap();
+    assert_eq!(
+        (failure.why.as_str(), failure.retry_in),
+        ("device net_null0 is removed from the machine", None)
+    );
+    assert_eq!((after[0].link.as_str(), after[1].link.as_str()), ("failed", "up"));
+    assert_eq!(after[0].mac, before[0].mac);
+    let rest =
+        until(&server, "the other's traffic", |ports| ports[1].rx.packets > after[1].rx.packets + 1000);
+    let later = until(&server, "more of it", |ports| ports[1].rx.packets > rest[1].rx.packets + 1000);
+    assert_eq!(later[0].rx.packets, rest[0].rx.packets, "workers polled on");
+    assert!(server.stop());
+}
+
+#[test]
+fn a_device_that_comes_back_is_what_it_was() {
+    let server = server(&[("net_null0,size=64", "retry = \"1s\""), ("net_null1,no-rx=1", "")]);
+    let show =
+        || match server.gateway().handle(Request::PortShow { name: "p0".to_owned(), all: false }, &PEER) {
+            Ok(Reply::Port { port }) => *port,
+            other => panic!("{other:?}"),
+        };
+    let before = show();
+    for _ in 0..3 {
+        pretend_removal("net_null0");
+        until(&server, "a failure", |ports| ports[0].failure.is_some());
+        let back = until(&server, "its return", |ports| ports[0].failure.is_none());
+        until(&server, "traffic", |ports| ports[0].rx.packets > back[0].rx.packets + 1000);
+        let after = show();
+        assert_eq!((&after.port.mac, &after.port.steering), (&before.port.mac, &before.port.steering));
+        assert_eq!(after.device.offloads, before.device.offloads);
+    }
     assert!(server.stop());
 }

@@ -5,6 +5,7 @@
 
 mod dpdk_common;
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -235,13 +236,12 @@ const FAR: &str = "02:00:00:00:00:77";
 fn serve(folder: &std::path::Path) -> anyhow::Result<Server> {
     let text = format!(
         "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
-         [service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
+         [privileges]\nsandbox = \"off\"\n[service]\nsocket = {:?}\n[[port]]\nname = \"lab\"\ndevice = \"af_packet:near\"\n\
          addresses = [\"10.9.0.1/24\", \"10.9.0.2/24\", \"fd09::1/64\"]\n",
         folder.join("s2ds.sock")
     );
     let main = options().main_core;
-    let placement =
-        Placement { main, workers: vec![main], chosen: false, port_nodes: vec![None], notices: Vec::new() };
+    let placement = Placement::on_cores(main, &[main], 1);
     Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new())
 }
 
@@ -300,6 +300,146 @@ fn free_addresses_are_announced_and_kept_from_the_kernel_next_door() {
     let conflicts = until("a conflict", || Some(ports().remove(0).conflicts).filter(|c| !c.is_empty()));
     assert_eq!((conflicts[0].address.to_string().as_str(), conflicts[0].mac.as_str()), ("fd09::1", FAR));
     assert!(server.stop());
+}
+
+/// As often as buffers last where the driver keeps those of an interface that goes.
+const AF_XDP_RETURNS: u32 = 5;
+
+/// A relay between two veth pairs whose far ends are the kernel's, a client at 10.9.0.9 and a target at 10.8.0.9; devices of this
+/// kind. One interface goes in the middle of the traffic and comes back, several times.
+fn an_interface_goes_and_comes_back(kind: &str) {
+    if !veth(1500) {
+        return;
+    }
+    // One queue each: of several, AF_XDP's one worker would serve the first only.
+    let pair = |near: &str, far: &str| {
+        ip(&format!(
+            "link add {near} numtxqueues 1 numrxqueues 1 type veth peer name {far} numtxqueues 1 numrxqueues 1"
+        ));
+        for end in [near, far] {
+            ip(&format!("link set {end} addrgenmode none up"));
+        }
+    };
+    let far = || {
+        pair("near", "far");
+        ip(&format!("link set far address {FAR}"));
+        ip("address add 10.9.0.9/24 dev far");
+        offloads_off("far");
+    };
+    ip("link delete near");
+    far();
+    pair("wnear", "wfar");
+    ip("address add 10.8.0.9/24 dev wfar");
+    ip("address add 10.7.0.9/24 dev wfar");
+    ip("link set lo up");
+    offloads_off("wfar");
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
+         [service]\nsocket = {:?}\n\
+         [[port]]\nname = \"lan\"\ndevice = \"{kind}:near\"\naddresses = [\"10.9.0.1/24\", \"10.9.0.2/24\"]\n\
+         retry = \"1s\"\n\
+         [[port]]\nname = \"wan\"\ndevice = \"{kind}:wnear\"\naddresses = [\"10.7.0.1/24\", \"10.8.0.1/24\"]\n\
+         [[flow]]\nname = \"f\"\nproto = \"udp\"\nlisten = \"10.9.0.1:5001\"\ntarget = \"10.8.0.9:7000\"\n\
+         from = [\"10.9.0.0/24\"]\n\
+         [[flow]]\nname = \"second\"\nproto = \"udp\"\nlisten = \"10.9.0.2:5001\"\ntarget = \"10.7.0.9:7000\"\n\
+         from = [\"10.9.0.0/24\"]\n",
+        folder.path().join("s2ds.sock")
+    );
+    let main = options().main_core;
+    let placement = Placement::on_cores(main, &[main], 2);
+    let server = Server::start(Config::parse(&text, "test.toml").unwrap(), &placement, Vec::new()).unwrap();
+    let peer = Peer { pid: 1, uid: 0, gid: 0 };
+    let show = |name: &str| match server
+        .gateway()
+        .handle(Request::PortShow { name: name.to_owned(), all: false }, &peer)
+    {
+        Ok(Reply::Port { port }) => *port,
+        other => panic!("{other:?}"),
+    };
+
+    let bind = |address: &str| {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+    };
+    let (target, second, client) = (bind("10.8.0.9:7000"), bind("10.7.0.9:7000"), bind("10.9.0.9:4000"));
+    // A datagram there and back; those that are lost are sent again.
+    let passes_by = |listen: &str, target: &UdpSocket, number: u32| {
+        until("a datagram there and back", || {
+            let mut buffer = [0; 8];
+            client.send_to(&number.to_be_bytes(), listen).ok()?;
+            let (_, source) = target.recv_from(&mut buffer).ok()?;
+            target.send_to(&buffer[..4], source).ok()?;
+            let (length, _) = client.recv_from(&mut buffer).ok()?;
+            (buffer[..length] == number.to_be_bytes()).then_some(source)
+        })
+    };
+    let passes = |number| passes_by("10.9.0.1:5001", &target, number);
+    let source = passes(0);
+    // By the second addresses of both ports, which are in another network at one and in the same at the other.
+    assert_eq!(source.ip().to_string(), "10.8.0.1");
+    assert_eq!(passes_by("10.9.0.2:5001", &second, 5).ip().to_string(), "10.7.0.1");
+    let mac = show("lan").port.mac;
+    assert_eq!(
+        (show("lan").port.link.as_str(), show("lan").device.interface.as_deref()),
+        ("up", Some("near"))
+    );
+
+    ip("link set far down");
+    until("the link down", || {
+        (show("lan").port.link == "down" && show("lan").device.link.changes == 1).then_some(())
+    });
+    ip("link set far up");
+    until("the link up", || (show("lan").device.link.changes == 2).then_some(()));
+    assert_eq!((show("wan").device.link.changes, passes(1)), (0, source));
+
+    for round in 1..=AF_XDP_RETURNS {
+        ip("link delete near");
+        until("the failure", || show("lan").port.failure);
+        assert_eq!(show("wan").port.link, "up");
+        let lost = || server.gateway().stats().drops["port_failed"];
+        let before = lost();
+        until("a loss by name", || {
+            target.send_to(b"lost", source).unwrap();
+            (lost() > before).then_some(())
+        });
+        // The other port goes on: it answers.
+        assert!(
+            Command::new("ping").args(["-c1", "-W10", "-q", "10.8.0.1"]).output().unwrap().status.success()
+        );
+
+        far();
+        until("the return", || show("lan").port.failure.is_none().then_some(()));
+        assert_eq!(passes(round * 10), source, "the connection is another");
+        let shown = Command::new("ip").args(["link", "show", "near"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(show("lan").port.mac == mac && shown.contains(&mac), "{mac} is not in {shown}");
+    }
+
+    let stats = until("a ledger that balances", || {
+        let stats = server.gateway().stats();
+        (stats.received == stats.sent + stats.held + stats.drops.values().sum::<u64>()).then_some(stats)
+    });
+    assert!(stats.received > 0);
+    assert!(server.stop());
+}
+
+/// The kernel leaves checksums to the devices otherwise, and a veth has none that computes them.
+fn offloads_off(interface: &str) {
+    let off = ["tx", "off", "rx", "off", "gso", "off", "gro", "off", "tso", "off"];
+    let status = Command::new("ethtool").arg("-K").arg(interface).args(off).status().unwrap();
+    assert!(status.success(), "ethtool -K {interface}");
+}
+
+#[test]
+fn an_af_packet_interface_goes_and_comes_back() {
+    an_interface_goes_and_comes_back("af_packet");
+}
+
+#[test]
+fn an_af_xdp_interface_goes_and_comes_back() {
+    an_interface_goes_and_comes_back("af_xdp");
 }
 
 #[test]

@@ -29,8 +29,10 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What streams are sent.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// How long each runs.
+    /// How long each is measured.
     pub duration: Duration,
+    /// Seconds that each runs before.
+    pub omit: u32,
     /// Connections at a time; none: the profile's number.
     pub connections: Option<u16>,
     /// A file with further profiles.
@@ -77,14 +79,17 @@ pub fn measure(
     let file = bed.dir().join("run.json");
     let (duration, json) =
         (format!("{}ms", traffic.duration.as_millis()), file.to_string_lossy().into_owned());
-    let mut args = vec!["--profile", &cell.profile, "--duration", &duration, "--json", &json];
+    let omit = traffic.omit.to_string();
+    let mut args =
+        vec!["--profile", &cell.profile, "--duration", &duration, "--omit", &omit, "--json", &json];
     let parallel = traffic.connections.map(|n| n.to_string());
     let profiles = traffic.profiles.as_ref().map(|file| file.to_string_lossy().into_owned());
     for (flag, value) in [("--parallel", &parallel), ("--profiles", &profiles)] {
         args.extend(value.iter().flat_map(|value| [flag, value]));
     }
     let mut sink = bed.sink(&args)?;
-    let cut = watch(&mut bed, &mut source, &mut sink, traffic.duration + GRACE, stop)?;
+    let limit = Duration::from_secs(traffic.omit.into()) + traffic.duration + GRACE;
+    let cut = watch(&mut bed, &mut source, &mut sink, limit, stop)?;
     let failed = !sink.ended()?.is_some_and(|status| status.success());
     // What a sink notices of a gateway's death is only that its connection ended.
     let cause = match stop.asked() {

@@ -108,7 +108,7 @@ mod tests {
 
     fn tally() -> Tally {
         let share = Share { schedule: Schedule::Max, connection: 0, connections: 1 };
-        Tally::new(Rules { share, duration: 1000, deadline: None, stall: 1000, same_clock: true }, 0)
+        Tally::new(Rules { share, duration: 1000, omit: 0, deadline: None, stall: 1000, same_clock: true }, 0)
     }
 
     /// Messages of `size` bytes and a closing.

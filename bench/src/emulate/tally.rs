@@ -20,6 +20,8 @@ pub struct Rules {
     pub share: Share,
     /// Length of the schedule, in nanoseconds.
     pub duration: u64,
+    /// Whole intervals at its beginning that the sums leave out: TCP's slow start, caches that are cold.
+    pub omit: usize,
     /// What comes later after it was due is late, in nanoseconds.
     pub deadline: Option<u64>,
     /// Silence for longer than this with a message due is a stall, in nanoseconds.
@@ -89,6 +91,8 @@ pub struct Tally {
     heard: u64,
     interval: Open,
     closed: Vec<Piece>,
+    /// Missing when the sums began.
+    missing: u64,
 }
 
 /// The interval that is open.
@@ -118,6 +122,7 @@ impl Tally {
             heard: zero,
             interval: Open::default(),
             closed: Vec::new(),
+            missing: 0,
         }
     }
 
@@ -195,8 +200,19 @@ impl Tally {
             let at = |q: f64| i64::try_from(h.value_at_quantile(q)).unwrap_or(i64::MAX).saturating_add(base);
             (sums.delay_p50, sums.delay_p99) = (Some(at(0.5)), Some(at(0.99)));
         }
+        sums.omitted = open.index < self.rules.omit;
         self.closed.push(Piece { index: open.index, sums, delays: open.delays });
         self.interval = Open { index: open.index + 1, missing, ..Open::default() };
+        if self.interval.index == self.rules.omit {
+            self.begin_sums(missing);
+        }
+    }
+
+    /// What came until now is left out of the sums. Numbers and silence are followed on.
+    fn begin_sums(&mut self, missing: u64) {
+        (self.total, self.stalls) = (Counts::default(), Stalls::default());
+        (self.delays, self.jitter) = (Spread::default(), histogram());
+        self.missing = missing;
     }
 
     fn sums(&self, counts: &Counts, start: u64, end: u64, lost: u64) -> Sums {
@@ -217,6 +233,7 @@ impl Tally {
             duplicates: counts.duplicates,
             corrupt: counts.corrupt,
             late: counts.late,
+            omitted: false,
             delay_p50: None,
             delay_p99: None,
         }
@@ -255,10 +272,10 @@ impl Tally {
         self.silence(now).map_or_else(closing, |(_, length)| length)
     }
 
-    /// Messages that came.
+    /// Messages that came, also those that the sums leave out.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.total.messages
+        self.sequence.next() - self.sequence.missing()
     }
 
     /// Intervals that have been closed since this was asked last.
@@ -277,9 +294,14 @@ impl Tally {
         let planned = self.zero + self.rules.duration;
         let end = if sent.is_some() { self.heard.max(planned) } else { now.max(self.zero) };
         self.close(end);
+        if self.interval.index < self.rules.omit {
+            // Stopped before the sums began.
+            self.begin_sums(self.sequence.missing());
+        }
         let beyond = sent.map_or(0, |sent| sent.saturating_sub(self.sequence.next()));
-        let lost = self.sequence.missing() + beyond;
-        let sums = self.sums(&self.total, 0, end - self.zero, lost);
+        let lost = (self.sequence.missing() + beyond).saturating_sub(self.missing);
+        let start = (self.rules.omit as u64 * SECOND).min(end - self.zero);
+        let sums = self.sums(&self.total, start, end - self.zero, lost);
         Found { sums, delays: self.delays, jitter: self.jitter, stalls: self.stalls, pieces: self.closed }
     }
 }
@@ -287,7 +309,7 @@ impl Tally {
 /// Everything about one connection.
 #[derive(Debug)]
 pub struct Found {
-    /// Over the whole run.
+    /// Over the whole run, less what it was to omit.
     pub sums: Sums,
     /// One-way delays.
     pub delays: Spread,

@@ -8,6 +8,10 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+/// How long an answer may be under way before the guest is nudged. Interrupts of the emulated port are now and then lost while
+/// devices change hands, and then both sides wait: what is under way goes on with the next byte.
+const NUDGE: Duration = Duration::from_secs(1);
+
 /// What a command came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
@@ -44,6 +48,7 @@ impl Console {
     }
 
     fn answer(&mut self, number: u32, end: Instant) -> Result<Option<Said>> {
+        let mut nudge = Instant::now() + NUDGE;
         loop {
             match self.stream.read_until(b'\n', &mut self.line) {
                 Ok(0) => bail!("the guest's console is closed"),
@@ -61,6 +66,10 @@ impl Console {
             }
             if Instant::now() >= end {
                 return Ok(None);
+            }
+            if Instant::now() >= nudge && number > 0 {
+                self.stream.get_mut().write_all(b"\n").context("write to the guest's console")?;
+                nudge = Instant::now() + NUDGE;
             }
         }
     }

@@ -26,6 +26,8 @@ echo "0 0 $(uname -r | base64 -w 0)" >&3
 # this shell's `read` begin anew, without what it had.
 (
     while read -r number command <&3; do
+        # An empty line wakes a port whose interrupt was lost.
+        [ -n "$number" ] || continue
         echo "$command" | base64 -d >/run/command
         sh /run/command >/run/said 2>&1 </dev/null 3>&-
         status=$?

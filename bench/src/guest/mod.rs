@@ -229,8 +229,12 @@ impl Guest {
 
     /// Plugs a NIC that has gone in again.
     pub fn plug(&mut self, nic: usize) -> Result<()> {
-        let device = self.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.plugged(nic);
-        self.qmp.call("device_add", device).map(drop)
+        let device = self.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.device(nic);
+        // In words for people: those for programs want each property's type.
+        let line = format!("device_add {device}");
+        let said = self.qmp.call("human-monitor-command", json!({ "command-line": line }))?;
+        ensure!(said.as_str().is_none_or(str::is_empty), "QEMU refuses `{line}`: {said}");
+        Ok(())
     }
 }
 

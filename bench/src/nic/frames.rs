@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use forwarder::api::{PortInfo, Proto};
+use forwarder::api::{OffloadBy, PortInfo, Proto, Stats};
 
 use super::relay::{Port, Relay, config, flow, flow_name, flows};
 use super::report::Found;
@@ -13,7 +13,7 @@ use crate::conformance::oracle::{
 };
 use crate::conformance::packet::{CTAG, ETH_IPV6, Frame, Mac, Packet, checksum, udp};
 use crate::guest::Guest;
-use crate::topology::Workdir;
+use crate::topology::{Workdir, unaccounted};
 
 /// VLAN 30 on the clients' cable.
 const LAN30: Link = Link { wire: 0, tags: &[(CTAG, 30)] };
@@ -43,7 +43,7 @@ impl<'a> Frames<'a> {
         let ports: Vec<Port> = [("lan", LAN), ("wan", WAN), ("spare", spare)]
             .into_iter()
             .zip(devices)
-            .map(|((name, link), device)| Port { name, device, link, extra: "" })
+            .map(|((name, link), device)| Port { name, device, link, extra: "retry = \"2s\"\n" })
             .collect();
         Frames::start(guest, dir, nics, &ports)
     }
@@ -103,11 +103,6 @@ impl<'a> Frames<'a> {
         flow(self.lan, WAN, proto, v4)
     }
 
-    /// Name of the port on a link.
-    fn ports(&mut self) -> Result<[PortInfo; 2]> {
-        Ok([self.relay.port("lan")?, self.relay.port("wan")?])
-    }
-
     /// A connection of each flow, opened.
     pub(super) fn conns(&mut self) -> Result<Vec<Conn>> {
         let all: Vec<_> = flows(self.lan, WAN).collect();
@@ -132,14 +127,17 @@ pub(super) fn neighbors(f: &mut Frames) -> Result<Found> {
         let told = f.relay.port(name)?.mac;
         let heard: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
         ensure!(told == heard.join(":"), "ARP tells {mac:02x?} and `s2ctl port list` {told}");
-        let (me, relay) = (host(link, 40, false), own(link, false));
-        let (group, group_mac) = solicited_node(relay);
-        let asks = solicitation(me, group, relay, f.lab.mac(link, me)).bytes()?;
-        f.lab.asked.clear();
-        f.lab.send_frame(link, group_mac, ETH_IPV6, &asks)?;
-        f.lab.expect_asked("a neighbor advertisement", |a| {
-            matches!(a.what, Neighborly::Advertise { target, mac: Some(m), .. } if (target, m) == (relay, mac))
-        })?;
+        let me = host(link, 40, false);
+        // Each by the group of its own, which a NIC has to be told.
+        for relay in [own(link, false), f.relay.show(name)?.link_local.into()] {
+            let (group, group_mac) = solicited_node(relay);
+            let asks = solicitation(me, group, relay, f.lab.mac(link, me)).bytes()?;
+            f.lab.asked.clear();
+            f.lab.send_frame(link, group_mac, ETH_IPV6, &asks)?;
+            f.lab.expect_asked(&format!("a neighbor advertisement of {relay}"), |a| {
+                matches!(a.what, Neighborly::Advertise { target, mac: Some(m), .. } if (target, m) == (relay, mac))
+            })?;
+        }
     }
     // Its own questions: nobody has told it where the targets are.
     f.lab.asked.clear();
@@ -153,7 +151,7 @@ pub(super) fn neighbors(f: &mut Frames) -> Result<Found> {
             _ => false,
         })?;
     }
-    Ok(Found::Holds("answers and asks, over IPv4 and IPv6".into()))
+    Ok(Found::Holds("answers for its addresses, the link-local one too, and asks for next hops".into()))
 }
 
 pub(super) fn relay(f: &mut Frames) -> Result<Found> {
@@ -225,38 +223,65 @@ pub(super) fn checksums(f: &mut Frames) -> Result<Found> {
     Ok(Found::Holds(format!("{wrong} wrong ones stayed wrong; a wrong one of IPv4 counted as {by}")))
 }
 
+/// Counters of a port: frames received and sent, by the workers and by the device, and what the device lost.
+#[derive(Debug)]
+struct Counters {
+    name: String,
+    workers: [u64; 2],
+    device: [u64; 2],
+    lost: u64,
+}
+
+fn counters(f: &mut Frames) -> Result<Vec<Counters>> {
+    let read = |name: &str| {
+        let shown = f.relay.show(name)?;
+        let own = |counter: &str| shown.device.xstats.get(counter).copied().unwrap_or(0);
+        let PortInfo { rx, tx, rx_missed, tx_errors, .. } = &shown.port;
+        Ok(Counters {
+            name: name.into(),
+            workers: [rx.packets, tx.packets],
+            device: [own("rx_good_packets"), own("tx_good_packets")],
+            lost: rx_missed + tx_errors,
+        })
+    };
+    ["lan", "wan"].into_iter().map(read).collect()
+}
+
 pub(super) fn ledger(f: &mut Frames) -> Result<Found> {
-    let conns = f.conns()?;
-    f.lab.settle(f.lan)?;
-    f.lab.settle(WAN)?;
-    f.relay.settled()?;
-    let links = [f.lan, WAN];
-    let (ports, carried) = (f.ports()?, links.map(|l| f.lab.carried(l)));
+    let (conns, links) = (f.conns()?, [f.lan, WAN]);
+    let settle = |f: &mut Frames| -> Result<Stats> {
+        links.iter().try_for_each(|link| f.lab.settle(*link))?;
+        let stats = f.relay.settled()?;
+        f.lab.pump(Duration::from_millis(100))?;
+        Ok(stats)
+    };
+    settle(f)?;
+    let (before, carried) = (counters(f)?, links.map(|l| f.lab.carried(l)));
     for conn in &conns {
         for n in 0..BURST {
             f.lab.send(conn.near, &conn.up(&data(100, n)))?;
             f.lab.send(conn.far, &conn.down(&data(100, n)))?;
         }
     }
-    f.lab.settle(f.lan)?;
-    f.lab.settle(WAN)?;
-    let stats = f.relay.settled()?;
-    f.lab.pump(Duration::from_millis(100))?;
+    let stats = settle(f)?;
     let mut all = 0;
-    for ((before, now), (link, was)) in ports.iter().zip(f.ports()?).zip(links.into_iter().zip(carried)) {
-        let (now_carried, name) = (f.lab.carried(link), &now.name);
-        let (sent, came) = (now_carried.sent - was.sent, now_carried.came - was.came);
-        let (rx, tx) = (now.rx.packets - before.rx.packets, now.tx.packets - before.tx.packets);
-        ensure!(rx == sent, "{sent} frames were sent to {name} and it counts {rx} received");
-        ensure!(tx == came, "{came} frames came from {name} and it counts {tx} sent");
-        let lost = (now.rx_missed - before.rx_missed, now.tx_errors - before.tx_errors);
-        ensure!(lost == (0, 0), "the device of {name} lost {} frames and failed to send {}", lost.0, lost.1);
+    for ((now, before), (link, was)) in counters(f)?.iter().zip(&before).zip(links.into_iter().zip(carried)) {
+        let on_cable = f.lab.carried(link);
+        let (sent, came) = (on_cable.sent - was.sent, on_cable.came - was.came);
+        let risen = |now: [u64; 2], before: [u64; 2]| [now[0] - before[0], now[1] - before[1]];
+        let (workers, device) = (risen(now.workers, before.workers), risen(now.device, before.device));
+        ensure!(
+            workers == [sent, came] && device == [sent, came] && now.lost == before.lost,
+            "{sent} frames were sent to port {} and {came} came from it: received and sent are {workers:?} by its workers, \
+             {device:?} by its device, which lost {}",
+            now.name,
+            now.lost - before.lost
+        );
         all += sent + came;
     }
-    let drops: u64 = stats.drops.values().sum();
+    ensure!(unaccounted(&stats) == 0, "the ledger is not even: {stats:?}");
     Ok(Found::Holds(format!(
-        "{all} frames on both cables are the counters'; in all {} received = {} sent + {} held + {drops} dropped",
-        stats.received, stats.sent, stats.held
+        "{all} frames on both cables are those of the workers' and of the device's own counters; received = sent + held + dropped"
     )))
 }
 
@@ -309,9 +334,20 @@ pub(super) fn multicast(f: &mut Frames) -> Result<Found> {
             let_in.push(format!("{passed} of {FOREIGN} to other {kind}"));
         }
     }
+    let shown = f.relay.show("lan")?.device.offloads;
+    let filter = shown.iter().find(|o| o.name == "multicast filter").context("no word on the filter")?;
+    let groups_in = let_in.iter().any(|kind| kind.ends_with("groups"));
+    ensure!(
+        (filter.by == OffloadBy::Hardware) != groups_in,
+        "port show says that {:?} filters ({}), and let in are {let_in:?}",
+        filter.by,
+        filter.why
+    );
     Ok(Found::Holds(match &let_in[..] {
         [] => "the NIC keeps frames to other groups and stations out".into(),
-        some => format!("the emulated NIC lets in {}; the relay drops and counts them", some.join(" and ")),
+        some => {
+            format!("let in are {}, which the relay drops and counts: {}", some.join(" and "), filter.why)
+        }
     }))
 }
 

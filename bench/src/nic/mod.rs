@@ -166,7 +166,7 @@ impl Kind<'_> {
             (Check::Link, &streams::link),
             (Check::Restart, &streams::restart),
         ];
-        let started = Streams::start(guest, self.peers, (first + 2, &devices[2..]));
+        let started = Streams::start(guest, self.peers, self.model, (first + 2, &devices[2..]));
         self.session(report, started, checks, |s, _| s.relay.stop());
 
         // The last one of the four goes.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use forwarder::api::{PortInfo, Proto, Reply, Stats};
+use forwarder::api::{PortDetail, PortInfo, Proto, Reply, Stats};
 use ipnet::IpNet;
 
 use crate::conformance::oracle::{Flow, Link, host, own};
@@ -161,6 +161,14 @@ impl<'a> Relay<'a> {
     pub(super) fn port(&mut self, name: &str) -> Result<PortInfo> {
         let ports = self.ports()?;
         ports.into_iter().find(|p| p.name == name).with_context(|| format!("there is no port {name}"))
+    }
+
+    /// A port in full.
+    pub(super) fn show(&mut self, name: &str) -> Result<PortDetail> {
+        match self.ask(&format!("port show {name}"))? {
+            Reply::Port { port } => Ok(*port),
+            other => bail!("no port: {other:?}"),
+        }
     }
 
     /// Stops it as a service manager does; it has to end with status 0.

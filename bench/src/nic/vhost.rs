@@ -37,8 +37,11 @@ const AGREED: [&str; 2] = ["CSUM", "MRG_RXBUF"];
 /// Checks that are about exact frames or tags, which the guest's kernel sends none of: the other kinds of NIC show them.
 const ELSEWHERE: [Check; 3] = [Check::Relay, Check::Multicast, Check::Vlan];
 
-/// What is tried with a guest that runs, in this order.
-const CHECKS: [(Check, fn(&mut Host) -> Result<Found>); 7] = [
+/// Tries one thing with a guest that runs.
+type Step = fn(&mut Host) -> Result<Found>;
+
+/// What is tried, in this order.
+const CHECKS: [(Check, Step); 7] = [
     (Check::Streams, streams),
     (Check::Neighbors, neighbors),
     (Check::Checksums, checksums),

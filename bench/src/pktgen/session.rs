@@ -11,7 +11,7 @@ use forwarder::dpdk::{self, Eal, Mbuf, Mempool, Port};
 use forwarder::io::PacketBuf;
 use forwarder::neighbor::Solicit;
 use forwarder::sync::StopFlag;
-use forwarder::topology::device_node;
+use forwarder::topology::Machine;
 use forwarder::wire::Mac;
 
 use super::headers::Head;
@@ -85,7 +85,7 @@ impl Session {
     /// # Errors
     /// A device or core cannot be had, there is too little memory, or a link stays down.
     pub fn open(setup: Setup, interrupted: &StopFlag) -> Result<Session> {
-        let node = device_node(&setup.tx);
+        let node = Machine::here().ok().and_then(|machine| machine.hardware(&setup.tx)?.node);
         let (main, tx_core, rx_core) = cores(setup.cores, node);
         let places = if setup.rx.is_none() || setup.rx.as_ref() == Some(&setup.tx) { 1 } else { 2 };
         let receive = RECEIVE_MBUFS * places as u32;

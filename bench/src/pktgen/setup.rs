@@ -10,7 +10,7 @@ use forwarder::config::Device;
 use forwarder::dpdk::{self, Eal, EalOptions, Mempool, Port, PortSettings, WorkerThread};
 use forwarder::neighbor::PortL2;
 use forwarder::sync::StopFlag;
-use forwarder::topology::core_node;
+use forwarder::topology::Machine;
 use forwarder::wire::{Mac, Tags, icmpv6};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -50,8 +50,9 @@ pub struct Setup {
 /// Cores for EAL, the sender and the receiver: the last ones of the NUMA node, unless they are chosen.
 pub(super) fn cores(chosen: Option<(usize, usize)>, node: Option<i32>) -> (usize, usize, usize) {
     let have = topology::cores();
+    let machine = Machine::here().unwrap_or_default();
     let mut near = have.clone();
-    near.retain(|core| node.is_none() || core_node(*core) == node);
+    near.retain(|core| node.is_none() || machine.core_node(*core) == node);
     let near = if near.is_empty() { &have } else { &near };
     let at = |from_end: usize| near.iter().rev().nth(from_end).or(near.first()).copied().unwrap_or(0);
     let (tx, rx) = chosen.unwrap_or_else(|| (at(0), at(1)));
@@ -72,6 +73,7 @@ pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> 
         pci: [Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten().filter_map(pci).collect(),
         // Its socket is of no use to anybody, and would be left behind by a kill.
         args: [&["--no-telemetry".to_owned()], &setup.eal[..]].concat(),
+        ..EalOptions::default()
     })?)
 }
 

@@ -1,15 +1,9 @@
-//! What a path allows, whoever relays: window and loss arithmetic.
+//! What a path allows, whoever relays: the window and loss arithmetic of [`control::tcp`], for a path of the results.
 
+use control::tcp;
 use serde::Serialize;
 
 use crate::result::PathFacts;
-
-/// TCP's largest window, in bytes: 65,535 shifted by 14 (RFC 7323, section 2.3).
-pub const LARGEST_WINDOW: f64 = 65_535.0 * 16_384.0;
-/// Bytes of an IPv4 packet that are no TCP payload: both headers and the timestamps option (RFC 7323).
-pub const HEADERS: u16 = 52;
-/// Mathis' constant for Reno with an acknowledgement for each segment, at random loss: the root of 3/2.
-pub const MATHIS: f64 = 1.224_744_871;
 
 /// What a path allows one TCP connection.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,24 +24,19 @@ pub struct Arithmetic {
 
 impl Arithmetic {
     /// Of a path, with socket buffers of so many bytes.
-    ///
-    /// Rate of Reno: MSS / RTT * C / sqrt(p) (M. Mathis, J. Semke, J. Mahdavi, T. Ott: The Macroscopic Behavior of the TCP
-    /// Congestion Avoidance Algorithm, ACM SIGCOMM CCR 27(3), 1997).
     #[must_use]
     pub fn of(path: &PathFacts, buffer: Option<u64>) -> Arithmetic {
         let rtt = Some(path.rtt_ms / 1e3).filter(|s| s.is_finite() && *s > 0.0);
-        let segment = path.mtu.saturating_sub(HEADERS);
-        let loss = path.loss_percent / 100.0;
+        let segment = path.mtu.saturating_sub(tcp::HEADERS);
+        let loss = Some(path.loss_percent / 100.0).filter(|loss| *loss > 0.0 && loss.is_finite());
         let rate = path.bits_per_second.map(|b| b as f64);
-        // Bits a second of one segment for each round trip.
-        let base = rtt.map(|rtt| f64::from(segment) * 8.0 / rtt * MATHIS);
         Arithmetic {
-            bandwidth_delay: rate.zip(rtt).map(|(rate, rtt)| rate / 8.0 * rtt),
-            window_bound: rtt.map(|rtt| LARGEST_WINDOW * 8.0 / rtt),
+            bandwidth_delay: rate.zip(rtt).map(|(rate, rtt)| tcp::bandwidth_delay(rate, rtt)),
+            window_bound: rtt.map(|rtt| tcp::window_rate(tcp::LARGEST_WINDOW, rtt)),
             buffer_bound: rtt.zip(buffer).map(|(rtt, bytes)| bytes as f64 * 8.0 / rtt),
             segment,
-            reno_bound: base.filter(|_| loss > 0.0 && loss.is_finite()).map(|base| base / loss.sqrt()),
-            reno_loss_percent: base.zip(rate).map(|(base, rate)| (base / rate).powi(2) * 100.0),
+            reno_bound: rtt.zip(loss).map(|(rtt, loss)| tcp::reno_rate(segment, rtt, loss)),
+            reno_loss_percent: rtt.zip(rate).map(|(rtt, rate)| tcp::reno_loss(segment, rtt, rate) * 100.0),
         }
     }
 }

@@ -16,7 +16,7 @@ mod sheet;
 mod summary;
 pub mod text;
 
-pub use arithmetic::{Arithmetic, HEADERS, LARGEST_WINDOW, MATHIS};
+pub use arithmetic::Arithmetic;
 pub use figure::Figure;
 pub use goals::{Ahead, Judged, Verdict};
 pub use grid::Grid;

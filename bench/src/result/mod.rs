@@ -81,6 +81,9 @@ pub struct Start {
     pub profile: String,
     /// Every parameter of the profile, defaults too.
     pub parameters: BTreeMap<String, serde_json::Value>,
+    /// Seconds at the beginning that the sums leave out. The stream ran for so much longer than its duration.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omit: u32,
     /// Connections at a time.
     pub connections: u32,
     /// Where the sink connected to.
@@ -100,6 +103,12 @@ pub struct Start {
     /// Bytes that the kernel's send and receive buffers were asked to have; none: the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_buffer: Option<u64>,
+}
+
+// serde's signature.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// Sums over a time, of one connection or of all.
@@ -134,6 +143,9 @@ pub struct Sums {
     pub corrupt: u64,
     /// Messages that came after the profile's deadline.
     pub late: u64,
+    /// Left out of the run's sums, as iperf3 marks it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub omitted: bool,
     /// Median and 99th percentile of the one-way delay within this time, in nanoseconds; none without a message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_p50: Option<i64>,

@@ -82,6 +82,7 @@ impl Running {
             main_core: main,
             pci: config.links.iter().flat_map(|l| &l.ends).filter_map(pci).collect(),
             args: quiet(),
+            ..EalOptions::default()
         })?;
         let pool = Mempool::new(&eal, "packets", count, CACHE, data_room, None)?;
 

@@ -291,6 +291,10 @@ fn check_prints_ports_and_workers_and_touches_no_device() {
     assert!(has(&["lan", "af_packet:absent0", "10.81.0.1/24", "1500"]), "{printed}");
     assert!(has(&["echo", "udp", "10.81.0.1:7000", "10.81.0.3:7000", "10.81.0.2/32"]), "{printed}");
     assert!(has(&["worker 0 on core"]), "{printed}");
+    assert!(
+        has(&["PORT", "DEVICE", "QUEUE", "CORE", "SIBLINGS", "ISOLATED", "POOL NODE", "REMARK"]),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};
 use tonic_health::ServingStatus;
@@ -18,6 +19,7 @@ use crate::file::Watched;
 use crate::identity::{Authenticator, Credentials, Principal, Refused};
 use crate::keeper::{Keeper, Settings, Step, StepError};
 use crate::link::Link;
+use crate::manager;
 use crate::policy::Policy;
 use crate::proto::DESCRIPTORS;
 use crate::proto::gateway::gateway_server::GatewayServer;
@@ -72,7 +74,8 @@ pub async fn run(
         tracing::info!(address = %bound, "serving /metrics and /healthz");
     }
     let insecure = desk.authenticator.is_insecure();
-    tokio::spawn(refresh(Arc::clone(&policy), Arc::clone(&tls), insecure));
+    let hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(refresh(Arc::clone(&policy), Arc::clone(&tls), insecure, hangups));
 
     let address = config.server.listen;
     let listener = TcpListener::bind(address).await;
@@ -83,6 +86,7 @@ pub async fn run(
     let connections = tls::accept(listener, tls, config.server.connections as usize);
     let (health, health_service) = tonic_health::server::health_reporter();
     tokio::spawn(tell_health(Arc::clone(&keeper), health));
+    tokio::spawn(manager::report(move || status(&keeper, bound)));
     let control =
         ControlServer::new(scistream::Service(Arc::clone(&desk))).max_decoding_message_size(LONGEST);
     let gateway = GatewayServer::new(gateway::Service(desk)).max_decoding_message_size(LONGEST);
@@ -102,9 +106,11 @@ pub async fn run(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     ready(bound);
+    manager::ready();
     let (stopped, last) = tokio::sync::oneshot::channel::<()>();
     let serving = router.serve_with_incoming_shutdown(ReceiverStream::new(connections), async {
         stop.await;
+        manager::stopping();
         // Streams and calls that wait would keep the server for minutes.
         _ = stopped.send(());
     });
@@ -133,8 +139,24 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Looks whether files changed.
-async fn refresh(policy: Arc<Watched<Policy>>, tls: Arc<Watched<rustls::ServerConfig>>, insecure: bool) {
+/// One line for the operator. It looks at the book, so that it stalls when sessions do.
+fn status(keeper: &Keeper, address: SocketAddr) -> String {
+    let sessions = keeper.look(|book| book.iter().count());
+    let forwarder = match (keeper.forwarder(), keeper.in_step()) {
+        (_, true) => "in step with the forwarder",
+        (Some(_), false) => "not in step with the forwarder yet",
+        (None, false) => "the forwarder does not answer",
+    };
+    format!("serving on {address}; sessions: {sessions}; {forwarder}")
+}
+
+/// Looks whether files changed, now and then, and when a SIGHUP asks for it.
+async fn refresh(
+    policy: Arc<Watched<Policy>>,
+    tls: Arc<Watched<rustls::ServerConfig>>,
+    insecure: bool,
+    mut hangups: Signal,
+) {
     let mut reminded = tokio::time::Instant::now();
     let warn =
         || tracing::warn!("serving callers who prove no identity, as --insecure-no-authentication asks for");
@@ -142,7 +164,11 @@ async fn refresh(policy: Arc<Watched<Policy>>, tls: Arc<Watched<rustls::ServerCo
         warn();
     }
     loop {
-        tokio::time::sleep(REFRESH).await;
+        let asked = matches!(tokio::time::timeout(REFRESH, hangups.recv()).await, Ok(Some(())));
+        if asked {
+            manager::reloading();
+            tracing::info!("told to look at policy and certificates; s2cs.toml itself is read at start only");
+        }
         match policy.refresh() {
             Some(Ok(_)) => tracing::info!("the policy was read again"),
             Some(Err(error)) => tracing::error!(%error, "the new policy is not used; the old one holds"),
@@ -154,6 +180,9 @@ async fn refresh(policy: Arc<Watched<Policy>>, tls: Arc<Watched<rustls::ServerCo
                 tracing::error!(%error, "the new certificates are not used; the old ones hold")
             }
             None => {}
+        }
+        if asked {
+            manager::ready();
         }
         if insecure && reminded.elapsed() >= REMIND {
             warn();

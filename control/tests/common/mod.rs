@@ -115,7 +115,7 @@ fn connection() -> ConnectionInfo {
     }
 }
 
-fn port() -> PortInfo {
+pub(crate) fn port() -> PortInfo {
     PortInfo {
         name: "lan".into(),
         device: "af_packet:veth0".into(),

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
-use forwarder::config::Config;
+use clap::{CommandFactory, Parser};
+use forwarder::config::{Config, Sandbox};
+use forwarder::privilege::Plan;
 use forwarder::server::Server;
-use forwarder::topology::{self, Placement};
+use forwarder::topology::{self, Machine, Placement};
+use forwarder::{manual, notify};
 use nix::sys::signal::{SigSet, Signal};
 
 /// SciStream data server: relays TCP, UDP and QUIC streams between two networks, rewriting packets in place.
@@ -15,7 +17,7 @@ use nix::sys::signal::{SigSet, Signal};
 #[command(
     name = "s2ds",
     version,
-    override_usage = "s2ds [EAL OPTIONS --] --config FILE [--socket PATH] [--check]"
+    override_usage = "s2ds [EAL OPTIONS --] --config FILE [--socket PATH] [--sandbox MODE] [--check]"
 )]
 struct Args {
     /// Configuration file (TOML).
@@ -24,17 +26,24 @@ struct Args {
     /// Control socket, instead of the configuration's.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Refuse, log or allow what is not needed, instead of the configuration's: on, log or off.
+    #[arg(long, value_name = "MODE")]
+    sandbox: Option<Sandbox>,
     /// Validate the configuration and print what would run. Touches no device.
     #[arg(long)]
     check: bool,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Args::command, "8") {
+        return code;
+    }
     let (eal_args, args) = split(std::env::args().collect());
     match run(eal_args, Args::parse_from(args)) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("s2ds: {e}");
+            notify::status(&e.to_string());
             ExitCode::FAILURE
         }
     }
@@ -57,10 +66,16 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     if let Some(socket) = args.socket {
         config.service.socket = socket;
     }
-    let placement = topology::place(&config)?;
+    if let Some(sandbox) = args.sandbox {
+        config.privileges.sandbox = sandbox;
+    }
+    let machine = Machine::here()?;
+    let placement = topology::place(&config, &machine)?;
     if args.check {
         print!("{}", config.describe());
-        print_placement(&placement);
+        println!("Placement\n{}", topology::table(&config, &machine, &placement));
+        print_cores(&placement);
+        print!("{}", Plan::new(&config, &eal_args)?.describe());
         return Ok(ExitCode::SUCCESS);
     }
     for notice in config.notices.iter().chain(&placement.notices) {
@@ -76,10 +91,13 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     let socket = config.service.socket.clone();
     let server = Server::start(config, &placement, eal_args)?;
     let workers = server.cores().iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    eprintln!("s2ds: ready; workers on cores {workers}, control socket {}", socket.display());
+    let ready = format!("ready; workers on cores {workers}, control socket {}", socket.display());
+    eprintln!("s2ds: {ready}");
+    notify::ready(&ready);
 
     let signal = signals.wait().map_err(|e| anyhow!("signals cannot be waited for: {e}"))?;
     eprintln!("s2ds: {signal}: stopping");
+    notify::stopping(&format!("{signal}: stopping"));
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
             eprintln!("s2ds: stopped at once by a second signal");
@@ -100,10 +118,10 @@ fn run(eal_args: Vec<String>, args: Args) -> Result<ExitCode> {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_placement(placement: &Placement) {
+fn print_cores(placement: &Placement) {
     println!("Cores");
     println!("  main    {}", placement.main);
-    for (i, core) in placement.workers.iter().enumerate() {
+    for (i, core) in placement.cores().iter().enumerate() {
         println!("  worker {i} on core {core}, queue {i} of every port");
     }
     for notice in &placement.notices {

@@ -1,6 +1,7 @@
 //! From tables to a [`Config`]: each function reads one kind of table and checks it against what was read before.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -13,7 +14,8 @@ use super::network::{check_fields, check_network, is_edge, is_name, not_a_host};
 use super::read::{Place, Placed, Problems, Section};
 use super::{
     AddressCheck, AddressesConfig, Config, ConfigError, Cores, Device, EalConfig, FlowError, Idle, Limits,
-    NeighborConfig, Network, PortConfig, Problem, RouteConfig, ServiceConfig, Timers, WorkersConfig,
+    NeighborConfig, Network, PortConfig, PrivilegesConfig, Problem, Retry, RouteConfig, Sandbox,
+    ServiceConfig, Timers, WorkersConfig,
 };
 use crate::api::{FlowSpec, MssClamp, Proto, lease, rate};
 use crate::io::{MAX_DEVICES, MAX_PORTS, PortIndex};
@@ -45,6 +47,7 @@ fn document(root: &Section<'_>) -> Config {
         addresses: addresses(root.section("addresses")),
         timers: timers(root.section("timers")),
         limits: limits(root.section("limits")),
+        privileges: privileges(root.section("privileges")),
         ..Config::default()
     };
     config.workers = workers(root.section("workers"));
@@ -132,6 +135,33 @@ fn limits(section: Section<'_>) -> Limits {
     limits
 }
 
+fn privileges(section: Section<'_>) -> PrivilegesConfig {
+    let user = section.text("user", |name| match name {
+        "" => Err("is empty; name a user, or leave it out"),
+        name => Ok(name.to_owned()),
+    });
+    let sandbox = section.text("sandbox", str::parse);
+    let capability = |name: &str| match name.strip_prefix("CAP_") {
+        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') => {
+            Ok(name.to_owned())
+        }
+        _ => Err(format!("{name:?} is no capability; write one like \"CAP_NET_ADMIN\" (capabilities(7))")),
+    };
+    let file = |path: &str| match path.starts_with('/') {
+        true => Ok(PathBuf::from(path)),
+        false => Err(format!("{path:?} is no absolute path; write it from / on")),
+    };
+    let capabilities = section.list("capabilities", capability).into_iter().map(|c| c.value).collect();
+    let files = section.list("files", file).into_iter().map(|f| f.value).collect();
+    section.finish();
+    PrivilegesConfig {
+        user: user.map(|u| u.value),
+        sandbox: value_or(sandbox, Sandbox::default()),
+        capabilities,
+        files,
+    }
+}
+
 fn workers(section: Section<'_>) -> WorkersConfig {
     let cores = match section.numbers_or("cores", "auto", 0..=1023) {
         Some(Placed { value: Some(list), place }) => {
@@ -212,6 +242,9 @@ fn port(section: &Section<'_>, config: &Config) -> (PortConfig, Option<Place>) {
         vlan: section.number("vlan", 1..=4094),
         outer_vlan: section.number("outer_vlan", 1..=4094),
         queues: section.number("queues", 1..=256),
+        rx_descriptors: section.number("rx_descriptors", 64..=32_768),
+        tx_descriptors: section.number("tx_descriptors", 64..=32_768),
+        retry: section.text("retry", str::parse::<Retry>).map(|r| r.value),
         gateway: gateway.iter().map(|g| g.value).collect(),
         device: device.as_ref().map_or(Device::Vdev(String::new()), |d| d.value.clone()),
     };
@@ -264,13 +297,28 @@ fn shared_device(section: &Section<'_>, place: &Place, port: &PortConfig, config
         );
         section.fail(place, message);
     }
-    let different = |p: &&&PortConfig| p.queues.is_some() && p.queues != port.queues;
-    if let (Some(queues), Some(other)) = (port.queues, others.iter().find(different)) {
+    let others = &others;
+    said_once(section, "queues", others, port.queues, |p| p.queues);
+    said_once(section, "rx_descriptors", others, port.rx_descriptors, |p| p.rx_descriptors);
+    said_once(section, "tx_descriptors", others, port.tx_descriptors, |p| p.tx_descriptors);
+    said_once(section, "retry", others, port.retry, |p| p.retry);
+}
+
+/// What a device has once is said once by its ports, or alike.
+fn said_once<T: Display + PartialEq>(
+    section: &Section<'_>,
+    key: &'static str,
+    others: &[&PortConfig],
+    own: Option<T>,
+    of: impl Fn(&PortConfig) -> Option<T>,
+) {
+    let different = |p: &&&PortConfig| of(p).is_some() && of(p) != own;
+    if let (Some(value), Some(other)) = (&own, others.iter().find(different)) {
+        let name = &other.name;
         let message = format!(
-            "{queues} differs from what port {:?} says of the same device; give the device's queues once",
-            other.name
+            "{value} differs from what port {name:?} says of the same device; give the device's {key} once"
         );
-        section.fail(&section.place_of("queues"), message);
+        section.fail(&section.place_of(key), message);
     }
 }
 

@@ -22,6 +22,7 @@ impl Config {
             ">OUTER VLAN",
             ">VLAN",
             ">QUEUES",
+            ">RETRY",
             "GATEWAY",
         ]);
         for p in &self.ports {
@@ -33,6 +34,7 @@ impl Config {
                 p.outer_vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
                 p.queues.map_or_else(|| "one a worker".to_owned(), |q| q.to_string()),
+                p.retry.unwrap_or_default().to_string(),
                 join(&p.gateway),
             ]);
         }

@@ -4,11 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::wire::Mac;
+
 /// What is behind a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
     /// A PCI function, `0000:81:00.0` (the domain `0000:` may be left out when written, and is put in).
     Pci(String),
+    /// The PCI function that has this MAC address: `mac:52:54:00:12:34:56`.
+    Mac([u8; 6]),
     /// A kernel interface over AF_PACKET: `af_packet:IFACE`.
     AfPacket(String),
     /// A kernel interface over AF_XDP: `af_xdp:IFACE`.
@@ -76,8 +80,8 @@ impl fmt::Display for VhostSocket {
 /// A text that is no device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} {defect}; write a PCI address such as \"0000:81:00.0\", or af_packet:IFACE, af_xdp:IFACE, tap:NAME, \
-     memif:SOCKET, vhost:SOCKET, pcap:FILE or vdev:DPDK-DEVICE"
+    "{text:?} {defect}; write a PCI address such as \"0000:81:00.0\", or mac:ADDRESS, af_packet:IFACE, af_xdp:IFACE, \
+     tap:NAME, memif:SOCKET, vhost:SOCKET, pcap:FILE or vdev:DPDK-DEVICE"
 )]
 pub struct DeviceError {
     text: String,
@@ -115,6 +119,11 @@ impl FromStr for Device {
             _ => Ok(PathBuf::from(rest)),
         };
         match kind {
+            "mac" => match rest.parse::<Mac>() {
+                Ok(mac) if mac.is_unicast() => Ok(Device::Mac(mac.0)),
+                Ok(_) => Err(error("is the MAC address of no single station")),
+                Err(_) => Err(error("has no MAC address after mac:, such as 52:54:00:12:34:56")),
+            },
             "af_packet" => interface().map(Device::AfPacket),
             "af_xdp" => interface().map(Device::AfXdp),
             "tap" => interface().map(Device::Tap),
@@ -147,6 +156,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Pci(address) => f.write_str(address),
+            Device::Mac(mac) => write!(f, "mac:{}", Mac(*mac)),
             Device::AfPacket(name) => write!(f, "af_packet:{name}"),
             Device::AfXdp(name) => write!(f, "af_xdp:{name}"),
             Device::Tap(name) => write!(f, "tap:{name}"),
@@ -166,6 +176,7 @@ mod tests {
     fn every_form_reads_and_prints_as_written() {
         for text in [
             "0000:81:00.0",
+            "mac:52:54:00:ab:34:56",
             "af_packet:veth0",
             "af_xdp:eth1",
             "tap:s2tap0",
@@ -179,6 +190,7 @@ mod tests {
             let device: Device = text.parse().unwrap();
             assert_eq!(device.to_string(), text);
         }
+        assert_eq!("mac:52:54:00:AB:34:56".parse(), Ok(Device::Mac([0x52, 0x54, 0, 0xab, 0x34, 0x56])));
         assert_eq!("81:1f.7".parse(), Ok(Device::Pci("0000:81:1f.7".into())));
         assert_eq!("ABCD:0a:00.1".parse(), Ok(Device::Pci("abcd:0a:00.1".into())));
     }
@@ -205,6 +217,11 @@ mod tests {
             "0000:81:00.8",
             "81:00",
             "usb:1",
+            "mac:",
+            "mac:52:54:00:12:34",
+            "mac:52:54:00:12:34:5g",
+            "mac:00:00:00:00:00:00",
+            "mac:53:54:00:12:34:56",
             "tap:a\0b",
         ] {
             let error = text.parse::<Device>().expect_err(text).to_string();

@@ -10,6 +10,8 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub timers: Timers,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[privileges]`.
+    pub privileges: PrivilegesConfig,
     /// Sentences about settings that are allowed but unwise; for the log and `--check`.
     pub notices: Vec<String>,
 }
@@ -94,8 +98,59 @@ pub struct PortConfig {
     pub outer_vlan: Option<u16>,
     /// Queues the device offers; none takes one a worker.
     pub queues: Option<u16>,
+    /// Receive descriptors of each of the device's queues; none takes 1024. The driver may adjust the number.
+    pub rx_descriptors: Option<u16>,
+    /// Send descriptors, the same.
+    pub tx_descriptors: Option<u16>,
+    /// What is done when the device has gone or stopped working; none takes the default.
+    pub retry: Option<Retry>,
     /// Default next hops, at most one a family, on-link.
     pub gateway: Vec<IpAddr>,
+}
+
+/// What is done about a device that has gone or stopped working while the forwarder runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Opening it is tried again and again, so long apart.
+    Every(Duration),
+    /// Nothing; it stays out of use until the forwarder is started again.
+    Off,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry::Every(Duration::from_secs(5))
+    }
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Retry::Every(pause) => humantime::format_duration(*pause).fmt(f),
+            Retry::Off => f.write_str("off"),
+        }
+    }
+}
+
+impl FromStr for Retry {
+    type Err = String;
+
+    /// `off`, or a duration from a second to an hour.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Retry::Off);
+        }
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        humantime::parse_duration(text)
+            .ok()
+            .filter(|pause| range.contains(pause))
+            .map(Retry::Every)
+            .ok_or_else(|| {
+                format!(
+                    "{text:?} is no time between two tries; write it like \"10s\", from 1s to 1h, or \"off\""
+                )
+            })
+    }
 }
 
 impl PortConfig {
@@ -202,6 +257,54 @@ pub struct Limits {
     pub neighbors: usize,
     /// Source ports that connections to targets take. In TOML `"32768-65535"`.
     pub source_ports: RangeInclusive<u16>,
+}
+
+/// What the forwarder gives up once it has started, and what it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PrivilegesConfig {
+    /// The user to become; none stays the one that started it.
+    pub user: Option<String>,
+    /// Whether what is not needed is refused.
+    pub sandbox: Sandbox,
+    /// Capabilities to keep beside those that the devices need, such as `CAP_SYS_RAWIO`.
+    pub capabilities: Vec<String>,
+    /// Files and folders to use beside those that the devices need.
+    pub files: Vec<PathBuf>,
+}
+
+/// What becomes of calls and files that the forwarder does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sandbox {
+    /// They are refused.
+    #[default]
+    On,
+    /// Calls are let through, and the kernel logs them; files are not confined. To find out what a list lacks.
+    Log,
+    /// They are let through. Only the user is changed, when one is named.
+    Off,
+}
+
+impl FromStr for Sandbox {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "on" => Ok(Sandbox::On),
+            "log" => Ok(Sandbox::Log),
+            "off" => Ok(Sandbox::Off),
+            _ => Err(format!("must be \"on\", \"log\" or \"off\", not {word:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sandbox::On => "on",
+            Sandbox::Log => "log",
+            Sandbox::Off => "off",
+        })
+    }
 }
 
 impl Default for EalConfig {

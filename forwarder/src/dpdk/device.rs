@@ -1,11 +1,12 @@
 //! From the configuration's [`Device`] to an Ethernet device that EAL knows, and back.
 
-use std::ffi::{CString, OsStr, c_int};
+use std::collections::BTreeSet;
+use std::ffi::{CString, c_int};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -15,9 +16,11 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
+use super::lookup::{self, Interface};
 use super::port::PortSettings;
 use super::vhost;
 use crate::config::Device;
+use crate::wire::Mac;
 
 /// What was wrong and what to do, before the port's name is put to it.
 #[derive(Debug)]
@@ -65,11 +68,58 @@ pub(super) struct Attached {
 impl Attached {
     /// Plugs the device in.
     pub(super) fn attach(eal: &Arc<Eal>, settings: &PortSettings) -> Result<Self, Fault> {
+        if let Device::Mac(mac) = settings.device {
+            return Self::by_mac(eal, settings, mac);
+        }
         check(settings)?;
-        let place = place(settings)?;
+        Self::plug(eal, settings, place(settings)?)
+    }
+
+    /// Finds the PCI device with this MAC address. Those that the kernel does not know are plugged in one after the other to be
+    /// asked, and unplugged again.
+    fn by_mac(eal: &Arc<Eal>, settings: &PortSettings, mac: [u8; 6]) -> Result<Self, Fault> {
+        let at = |address: &str| Place { bus: "pci", name: address.to_owned(), args: String::new() };
+        let sighting = lookup::sight(Path::new("/sys"), mac);
+        if let Some(Interface { name, pci, driver }) = &sighting.interface {
+            if lookup::is_usable(driver) {
+                return Self::plug(eal, settings, at(pci));
+            }
+            return Err(Fault::new(
+                format!("it is {pci} (interface {name}), bound to the kernel's driver {driver}"),
+                format!("bind it with `dpdk-devbind.py -b vfio-pci {pci}` (the kernel then lets go of it)"),
+            ));
+        }
+        let mut seen = Vec::new();
+        for address in &sighting.candidates {
+            match Self::plug(eal, settings, at(address)) {
+                Ok(device) if device.mac() == Some(mac) => return Ok(device),
+                Ok(device) => {
+                    let has =
+                        device.mac().map_or_else(|| "no MAC address".to_owned(), |mac| Mac(mac).to_string());
+                    seen.push(format!("{address} has {has}"));
+                }
+                Err(fault) => seen.push(format!("{address}: {}", fault.problem)),
+            }
+        }
+        let looked = match seen.len() {
+            0 => "and none is bound to vfio-pci or uio_pci_generic".to_owned(),
+            _ => seen.join(", "),
+        };
+        Err(Fault::new(
+            format!("no PCI network device has this MAC address ({looked})"),
+            "correct it, or bind its device with dpdk-devbind.py",
+        ))
+    }
+
+    fn plug(eal: &Arc<Eal>, settings: &PortSettings, place: Place) -> Result<Self, Fault> {
         let nul = || Fault::new("its text contains a NUL byte", "remove it");
         let name = CString::new(place.name).map_err(|_| nul())?;
         let args = CString::new(place.args).map_err(|_| nul())?;
+        let bus = CString::new(place.bus).map_err(|_| nul())?;
+        // Two ports that name one device in different ways, or a port that is closing still.
+        if !claims().insert(name.clone()) {
+            return Err(in_use());
+        }
         let mut attached = Self {
             bus: place.bus,
             name,
@@ -84,17 +134,13 @@ impl Attached {
             return Ok(attached);
         }
         if attached.find() {
-            // It is another port's: do not detach it on the way out.
-            std::mem::forget(attached);
-            return Err(in_use());
+            return Err(attached.not_ours());
         }
-        let bus = CString::new(place.bus).map_err(|_| nul())?;
         // SAFETY: C strings that EAL copies.
         let err =
             unsafe { dpdk_sys::rte_eal_hotplug_add(bus.as_ptr(), attached.name.as_ptr(), args.as_ptr()) };
         if err == -libc::EEXIST {
-            std::mem::forget(attached);
-            return Err(in_use());
+            return Err(attached.not_ours());
         }
         if err < 0 {
             return Err(refused(settings, err));
@@ -108,8 +154,24 @@ impl Attached {
         Ok(attached)
     }
 
+    /// Somebody else plugged it in: it is not to be detached on the way out.
+    fn not_ours(self) -> Fault {
+        claims().remove(&self.name);
+        std::mem::forget(self);
+        in_use()
+    }
+
+    /// The device's MAC address now.
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        let mut mac = dpdk_sys::rte_ether_addr::default();
+        // SAFETY: a place for the answer; a port that is not there is refused.
+        let err = unsafe { dpdk_sys::rte_eth_macaddr_get(self.port_id(), &raw mut mac) };
+        (err == 0).then_some(mac.addr_bytes)
+    }
+
     /// Takes over a port that `rte_eth_from_rings` made.
     pub(super) fn from_rings(eal: &Arc<Eal>, name: CString, port_id: u16) -> Self {
+        claims().insert(name.clone());
         Self {
             bus: "vdev",
             name,
@@ -179,7 +241,15 @@ impl Drop for Attached {
             }
             dpdk_sys::rte_eal_hotplug_remove(bus.as_ptr(), self.name.as_ptr());
         }
+        claims().remove(&self.name);
     }
+}
+
+/// Names of the devices that ports have.
+static CLAIMS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
+
+fn claims() -> MutexGuard<'static, BTreeSet<CString>> {
+    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn in_use() -> Fault {
@@ -194,6 +264,15 @@ pub(super) fn kernel_interface(device: &Device) -> Option<&str> {
     }
 }
 
+/// The kernel interface that the device is nothing without: when it goes, so does the device.
+#[must_use]
+pub fn device_interface(device: &Device) -> Option<&str> {
+    match device {
+        Device::Tap(interface) => Some(interface),
+        other => kernel_interface(other),
+    }
+}
+
 /// Whether the device's frames have a size of their own, beside what the driver says to DPDK: a kernel interface keeps the MTU
 /// its owner gave it, which is known to suffice; net_memif speaks of 1518 bytes, but goes by the size of its ring's buffers.
 pub(super) fn sizes_frames_itself(device: &Device) -> bool {
@@ -204,6 +283,8 @@ pub(super) fn sizes_frames_itself(device: &Device) -> bool {
 fn check(settings: &PortSettings) -> Result<(), Fault> {
     const CAP_NET_ADMIN: u32 = 12;
     const CAP_NET_RAW: u32 = 13;
+    const CAP_IPC_LOCK: u32 = 14;
+    const CAP_SYS_ADMIN: u32 = 21;
     let need = |capability: u32, name: &str| {
         if has_capability(capability) {
             return Ok(());
@@ -216,12 +297,18 @@ fn check(settings: &PortSettings) -> Result<(), Fault> {
     match &settings.device {
         Device::AfPacket(interface) => {
             check_interface(interface, settings.mtu)?;
-            need(CAP_NET_RAW, "CAP_NET_RAW")
+            need(CAP_NET_RAW, "CAP_NET_RAW")?;
+            // Starting sets the interface's promiscuous flag.
+            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")
         }
         Device::AfXdp(interface) => {
             check_interface(interface, settings.mtu)?;
             need(CAP_NET_RAW, "CAP_NET_RAW")?;
-            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")
+            need(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
+            // libxdp finds the program it loaded by its number.
+            need(CAP_SYS_ADMIN, "CAP_SYS_ADMIN")?;
+            // Packet memory that the kernel writes to is locked.
+            if locks_at_will() { Ok(()) } else { need(CAP_IPC_LOCK, "CAP_IPC_LOCK") }
         }
         Device::Tap(_) if !Path::new("/dev/net/tun").exists() => {
             Err(Fault::new("this machine has no /dev/net/tun", "load the kernel module with `modprobe tun`"))
@@ -233,7 +320,7 @@ fn check(settings: &PortSettings) -> Result<(), Fault> {
         }),
         Device::Memif(path) => check_folder(path),
         Device::Vhost(socket) => check_folder(&socket.path).and_then(|()| vhost::check(socket)),
-        Device::Vdev(_) => Ok(()),
+        Device::Mac(_) | Device::Vdev(_) => Ok(()),
     }
 }
 
@@ -255,6 +342,13 @@ fn has_capability(bit: u32) -> bool {
         .is_some_and(|caps| caps >> bit & 1 != 0)
 }
 
+/// Whether the process may lock all the memory it has (`ulimit -l unlimited`).
+fn locks_at_will() -> bool {
+    let limits = fs::read_to_string("/proc/thread-self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max locked memory"));
+    line.and_then(|l| l.split_whitespace().next()) == Some("unlimited")
+}
+
 fn check_interface(interface: &str, mtu: u16) -> Result<(), Fault> {
     let Some(have) = interface_mtu(interface) else {
         return Err(Fault::new(
@@ -271,25 +365,84 @@ fn check_interface(interface: &str, mtu: u16) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The MTU of an interface of this thread's network namespace (which /sys may not show).
-#[must_use]
-pub fn interface_mtu(interface: &str) -> Option<c_int> {
-    // SAFETY: all zero is a valid ifreq, and bytes of the union are written and read as the kernel defines them. The socket
-    // is closed again.
+/// Asks the kernel about an interface of this thread's network namespace (which /sys may not show), or has it changed.
+fn interface_ioctl(
+    interface: &str,
+    what: libc::Ioctl,
+    fill: impl FnOnce(&mut libc::ifreq),
+) -> std::io::Result<libc::ifreq> {
+    // SAFETY: all zero is a valid ifreq. The kernel reads and writes it alone, and the socket is closed again.
     unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         let room = request.ifr_name.len() - 1;
         for (to, from) in request.ifr_name.iter_mut().take(room).zip(interface.bytes()) {
             *to = from as libc::c_char;
         }
+        fill(&mut request);
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         if socket < 0 {
-            return None;
+            return Err(std::io::Error::last_os_error());
         }
-        let found = libc::ioctl(socket, libc::SIOCGIFMTU, &raw mut request) == 0;
+        let done = match libc::ioctl(socket, what, &raw mut request) {
+            0 => Ok(request),
+            _ => Err(std::io::Error::last_os_error()),
+        };
         libc::close(socket);
-        found.then_some(request.ifr_ifru.ifru_mtu)
+        done
     }
+}
+
+/// The MTU of an interface of this thread's network namespace.
+#[must_use]
+pub fn interface_mtu(interface: &str) -> Option<c_int> {
+    let answer = interface_ioctl(interface, libc::SIOCGIFMTU, |_| ()).ok()?;
+    // SAFETY: the kernel answered with the MTU.
+    Some(unsafe { answer.ifr_ifru.ifru_mtu })
+}
+
+/// The kernel's number of an interface: one that is made anew has another.
+#[must_use]
+pub fn interface_index(interface: &str) -> Option<c_int> {
+    let answer = interface_ioctl(interface, libc::SIOCGIFINDEX, |_| ()).ok()?;
+    // SAFETY: the kernel answered with the index.
+    Some(unsafe { answer.ifr_ifru.ifru_ifindex })
+}
+
+/// Whether an interface is up and has a carrier.
+pub(super) fn interface_runs(interface: &str) -> Option<bool> {
+    let answer = interface_ioctl(interface, libc::SIOCGIFFLAGS, |_| ()).ok()?;
+    // SAFETY: the kernel answered with the flags.
+    let flags = c_int::from(unsafe { answer.ifr_ifru.ifru_flags });
+    let both = libc::IFF_UP | libc::IFF_RUNNING;
+    Some(flags & both == both)
+}
+
+/// Gives a kernel interface that was made anew the MAC address it had: not every driver in DPDK can.
+pub(super) fn give_mac(settings: &PortSettings, mac: [u8; 6]) -> Result<(), Fault> {
+    let Some(interface) = kernel_interface(&settings.device) else { return Ok(()) };
+    // Opening it tells better what is wrong with one that is not there.
+    let Ok(has) = interface_ioctl(interface, libc::SIOCGIFHWADDR, |_| ()) else { return Ok(()) };
+    // SAFETY: the kernel answered with an address.
+    let has = unsafe { has.ifr_ifru.ifru_hwaddr };
+    if has.sa_data.iter().zip(mac).all(|(a, b)| *a as u8 == b) {
+        return Ok(());
+    }
+    let fill = |request: &mut libc::ifreq| {
+        let mut address = has;
+        for (to, from) in address.sa_data.iter_mut().zip(mac) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_hwaddr = address;
+    };
+    interface_ioctl(interface, libc::SIOCSIFHWADDR, fill).map(drop).map_err(|e| {
+        Fault::new(
+            format!(
+                "interface {interface} came back with another MAC address and is not given {} ({e})",
+                Mac(mac)
+            ),
+            format!("run `ip link set dev {interface} address {}`", Mac(mac)),
+        )
+    })
 }
 
 fn check_pci(sys: &Path, address: &str) -> Result<(), Fault> {
@@ -300,10 +453,8 @@ fn check_pci(sys: &Path, address: &str) -> Result<(), Fault> {
             "correct the address (`dpdk-devbind.py --status-dev net` lists them)",
         ));
     }
-    let driver = fs::read_link(folder.join("driver")).ok();
-    let driver = driver.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
-    // Mellanox devices are shared with their kernel driver.
-    if matches!(driver, Some("vfio-pci" | "uio_pci_generic" | "igb_uio" | "mlx4_core" | "mlx5_core")) {
+    let driver = lookup::driver(&folder);
+    if driver.as_deref().is_some_and(lookup::is_usable) {
         return Ok(());
     }
     Err(Fault::new(
@@ -320,6 +471,7 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
     let vdev = |driver: &str, args: String| Place { bus: "vdev", name: format!("{driver}{i}"), args };
     Ok(match &settings.device {
         Device::Pci(address) => Place { bus: "pci", name: address.clone(), args: String::new() },
+        Device::Mac(_) => return Err(Fault::new("its place is not known", "name its PCI address")),
         Device::AfPacket(interface) => vdev("net_af_packet", af_packet(interface, queues, settings.mtu)),
         Device::AfXdp(interface) => vdev("net_af_xdp", af_xdp(interface, queues)),
         Device::Tap(name) => vdev("net_tap", format!("iface={name}")),

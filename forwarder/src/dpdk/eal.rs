@@ -1,14 +1,15 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, dup, dup2_stdout};
 
 use super::error::{DpdkError, errno_text, last_errno};
+use super::hugepages;
+use crate::topology::Machine;
 
 /// How EAL is to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct EalOptions {
     pub huge: bool,
     /// Packet memory needed, in MiB. Without hugepages all of it is taken at start; with them so much must be free.
     pub memory_mb: usize,
+    /// How much of that must lie on which NUMA node, in MiB. Only hugepages can be had so.
+    pub node_mb: Vec<(i32, usize)>,
     /// Core of EAL's own threads and of the calling thread. Workers bring their own threads.
     pub main_core: usize,
     /// PCI addresses EAL may touch; it leaves every other device alone.
@@ -27,7 +30,14 @@ pub struct EalOptions {
 
 impl Default for EalOptions {
     fn default() -> Self {
-        Self { huge: true, memory_mb: 256, main_core: 0, pci: Vec::new(), args: Vec::new() }
+        Self {
+            huge: true,
+            memory_mb: 256,
+            node_mb: Vec::new(),
+            main_core: 0,
+            pci: Vec::new(),
+            args: Vec::new(),
+        }
     }
 }
 
@@ -35,6 +45,7 @@ impl Default for EalOptions {
 #[derive(Debug)]
 pub struct Eal {
     hardware: bool,
+    huge: bool,
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -63,6 +74,11 @@ impl Eal {
         self.hardware
     }
 
+    /// Is memory taken from hugepages? Only those have a NUMA node that EAL knows.
+    pub(super) fn huge(&self) -> bool {
+        self.huge
+    }
+
     /// The folder of EAL's sockets, `dpdk_telemetry.v2` among them.
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {
@@ -74,7 +90,7 @@ impl Eal {
     fn start(options: &EalOptions) -> Result<Arc<Self>, Refused> {
         let argv = arguments(options);
         if argv.iter().any(|a| a == "--in-memory") {
-            check_hugepages(options.memory_mb).map_err(Refused::BeforeEal)?;
+            hugepages::check(Path::new("/"), options).map_err(Refused::BeforeEal)?;
         }
         let strings: Vec<CString> = argv
             .iter()
@@ -100,7 +116,8 @@ impl Eal {
             dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr())
         });
         if outcome >= 0 {
-            return Ok(Arc::new(Self { hardware: !argv.iter().any(|a| a == "--no-pci") }));
+            let says = |option: &str| argv.iter().any(|a| a == option);
+            return Ok(Arc::new(Self { hardware: !says("--no-pci"), huge: !says("--no-huge") }));
         }
         let errno = last_errno();
         let (problem, mend) = match errno {
@@ -139,7 +156,7 @@ enum Refused {
     ByEal(DpdkError),
 }
 
-fn eal_error(problem: impl Into<String>, mend: impl Into<String>) -> DpdkError {
+pub(super) fn eal_error(problem: impl Into<String>, mend: impl Into<String>) -> DpdkError {
     DpdkError::Eal { problem: problem.into(), mend: mend.into() }
 }
 
@@ -182,24 +199,19 @@ fn arguments(options: &EalOptions) -> Vec<String> {
     argv
 }
 
-/// EAL's control threads take over the affinity of the thread that starts it: narrow it so that they stay off workers.
+/// EAL's control threads take over the affinity of the thread that starts it: narrow it so that they stay off workers. The core need
+/// not be in that affinity: isolated ones are not.
 fn pin(core: usize) -> Result<(), DpdkError> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)
-        .map_err(|e| eal_error(format!("the cores cannot be read ({e})"), "run on Linux"))?;
-    if !allowed.is_set(core).unwrap_or(false) {
-        let have: Vec<String> = (0..CpuSet::count())
-            .filter(|c| allowed.is_set(*c).unwrap_or(false))
-            .map(|c| c.to_string())
-            .collect();
-        return Err(eal_error(
-            format!("its main core {core} is not among the cores this process may use ({})", have.join(", ")),
-            "choose one of those, or widen the process's CPU affinity",
-        ));
-    }
     let mut only = CpuSet::new();
-    only.set(core).and_then(|()| sched_setaffinity(this, &only)).map_err(|e| {
-        eal_error(format!("its thread cannot be pinned to core {core} ({e})"), "choose another main core")
+    only.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only)).map_err(|e| {
+        let may_use = Machine::here().map(|m| m.permitted().to_string()).unwrap_or_default();
+        eal_error(
+            format!(
+                "its main core {core} is not among the cores this process may use ({may_use}): {}",
+                e.desc()
+            ),
+            "choose one of those, or widen the process's cpuset",
+        )
     })
 }
 
@@ -214,48 +226,6 @@ fn with_stdout_on_stderr<T>(run: impl FnOnce() -> T) -> T {
         let _ = dup2_stdout(saved);
     }
     result
-}
-
-/// EAL's own answer to a lack of hugepages comes late and says little.
-fn check_hugepages(wanted_mb: usize) -> Result<(), DpdkError> {
-    let free_kb = free_hugepages_kb(Path::new("/sys/kernel/mm/hugepages"));
-    if free_kb / 1024 >= wanted_mb {
-        return Ok(());
-    }
-    // What is written there is the number of all pages of the default size, those in use included.
-    let all: usize =
-        fs::read_to_string("/proc/sys/vm/nr_hugepages").ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
-    let missing = (wanted_mb - free_kb / 1024).saturating_mul(1024).div_ceil(default_hugepage_kb()).max(1);
-    Err(eal_error(
-        format!("{wanted_mb} MiB of hugepages are needed and {} MiB are free", free_kb / 1024),
-        format!(
-            "reserve them with `echo {} > /proc/sys/vm/nr_hugepages` as root, or set `huge = false` in [eal]",
-            all.saturating_add(missing)
-        ),
-    ))
-}
-
-/// Size of the pages that /proc/sys/vm/nr_hugepages counts, in KiB.
-fn default_hugepage_kb() -> usize {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let size =
-        info.lines().find_map(|l| l.strip_prefix("Hugepagesize:")?.split_whitespace().next()?.parse().ok());
-    size.unwrap_or(2048)
-}
-
-/// Free hugepages of all sizes, in KiB; the folder has a subfolder a size, such as `hugepages-2048kB`.
-fn free_hugepages_kb(folder: &Path) -> usize {
-    let Ok(sizes) = fs::read_dir(folder) else { return 0 };
-    sizes
-        .flatten()
-        .filter_map(|size| {
-            let name = size.file_name();
-            let kb: usize = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let free: usize =
-                fs::read_to_string(size.path().join("free_hugepages")).ok()?.trim().parse().ok()?;
-            Some(kb * free)
-        })
-        .sum()
 }
 
 /// The processor's time-stamp counter, in ticks of [`tsc_hz`].
@@ -301,18 +271,5 @@ mod tests {
     fn only_the_named_pci_devices_are_touched() {
         let argv = chosen(&EalOptions { pci: vec!["0000:02:00.0".to_owned()], ..EalOptions::default() });
         assert_eq!(argv[3..], ["-a", "0000:02:00.0"]);
-    }
-
-    #[test]
-    fn free_hugepages_add_up_over_sizes() {
-        let folder = std::env::temp_dir().join(format!("s2-hugepages-{}", std::process::id()));
-        for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "1\n"), ("other", "9\n")] {
-            fs::create_dir_all(folder.join(size)).unwrap();
-            fs::write(folder.join(size).join("free_hugepages"), free).unwrap();
-        }
-        let kb = free_hugepages_kb(&folder);
-        fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(kb, 3 * 2048 + 1_048_576);
-        assert_eq!(free_hugepages_kb(&folder), 0);
     }
 }

@@ -1,17 +1,56 @@
 use std::sync::Arc;
 
+use crossbeam::queue::ArrayQueue;
+
 use super::mbuf::{self, Mbuf};
 use super::mempool::Mempool;
 use super::queue::Queue;
-use crate::io::{Burst, PacketIo, PortIndex, TxBatch};
+use crate::io::{Burst, MAX_DEVICES, PacketIo, PortIndex, TxBatch};
 
 /// A worker's queues, one of each device in the order of the devices' first ports, and the pool of its own packets.
 #[derive(Debug)]
 pub struct DpdkIo {
-    queues: Vec<Queue>,
+    slots: Vec<Slot>,
     /// Of every port, the place of its device's queue.
     places: Vec<u8>,
     pool: Arc<Mempool>,
+    exchange: Arc<Exchange>,
+}
+
+/// The place of a device's queue.
+#[derive(Debug)]
+struct Slot {
+    device: PortIndex,
+    /// None while the device is out of use.
+    queue: Option<Queue>,
+}
+
+/// How a queue leaves a worker that polls it, and another takes its place: the worker does both, between two bursts. At
+/// most two orders are under way for a device: a queue is handed out, and put away again.
+#[derive(Debug)]
+struct Exchange {
+    /// What a device's queue is to be from now on.
+    orders: ArrayQueue<Slot>,
+    /// What it was.
+    replies: ArrayQueue<Slot>,
+}
+
+/// The other side of a [`DpdkIo`], where a worker's queues are exchanged while it runs.
+#[derive(Debug, Clone)]
+pub struct QueueDesk(Arc<Exchange>);
+
+impl QueueDesk {
+    /// Has the worker use this queue of a device, or none. What it used comes back by [`QueueDesk::collect`]. Of more than two
+    /// orders for each device that wait to be carried out the last may find no room, and its queue is dropped.
+    pub fn order(&self, device: PortIndex, queue: Option<Queue>) {
+        _ = self.0.orders.push(Slot { device, queue });
+    }
+
+    /// A device whose order was carried out, with the queue it had. The worker touches that no more.
+    #[must_use]
+    pub fn collect(&self) -> Option<(PortIndex, Option<Queue>)> {
+        self.0.replies.pop().map(|slot| (slot.device, slot.queue))
+    }
 }
 
 impl DpdkIo {
@@ -35,18 +74,32 @@ impl DpdkIo {
                 .zip(devices)
                 .all(|(p, d)| queues.get(usize::from(*p)).is_some_and(|q| q.port().index() == *d))
         );
-        Self { queues, places, pool }
+        let slots = queues.into_iter().map(|q| Slot { device: q.port().index(), queue: Some(q) }).collect();
+        let room = 2 * MAX_DEVICES;
+        let exchange = Exchange { orders: ArrayQueue::new(room), replies: ArrayQueue::new(room) };
+        Self { slots, places, pool, exchange: Arc::new(exchange) }
     }
 
     #[inline(always)]
     fn queue(&mut self, port: PortIndex) -> Option<&mut Queue> {
-        self.queues.get_mut(usize::from(*self.places.get(usize::from(port))?))
+        self.slots.get_mut(usize::from(*self.places.get(usize::from(port))?))?.queue.as_mut()
     }
 
-    /// The queues, in the order of their devices.
+    /// Where the queues are exchanged.
     #[must_use]
-    pub fn queues(&self) -> &[Queue] {
-        &self.queues
+    pub fn desk(&self) -> QueueDesk {
+        QueueDesk(Arc::clone(&self.exchange))
+    }
+
+    #[cold]
+    fn exchange(&mut self) {
+        while let Some(mut order) = self.exchange.orders.pop() {
+            if let Some(slot) = self.slots.iter_mut().find(|slot| slot.device == order.device) {
+                std::mem::swap(&mut slot.queue, &mut order.queue);
+            }
+            // There is as much room as for orders.
+            _ = self.exchange.replies.push(order);
+        }
     }
 }
 
@@ -71,5 +124,17 @@ impl PacketIo for DpdkIo {
     #[inline]
     fn free(&mut self, burst: &mut Burst<Mbuf>) {
         mbuf::free_all(burst);
+    }
+
+    #[inline]
+    fn attend(&mut self) {
+        if !self.exchange.orders.is_empty() {
+            self.exchange();
+        }
+    }
+
+    fn is_failed(&self, port: PortIndex) -> bool {
+        let place = self.places.get(usize::from(port));
+        place.and_then(|place| self.slots.get(usize::from(*place))).is_none_or(|slot| slot.queue.is_none())
     }
 }

@@ -1,11 +1,13 @@
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::capability::{Capabilities, Multicast, Setup};
-use super::device::{Attached, Fault, kernel_interface, sizes_frames_itself};
+use super::device::{Attached, Fault, give_mac, interface_runs, kernel_interface, sizes_frames_itself};
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
+use super::event::Event;
 use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
@@ -13,9 +15,11 @@ use super::rss::{self, Rss};
 use super::vhost::{self, Guest};
 use crate::api::Offload;
 use crate::config::Device;
-use crate::flow::Steering;
+use crate::flow::{Steering, toeplitz};
 use crate::io::PortIndex;
-use crate::wire::Tags;
+use crate::net::link_local;
+use crate::wire::icmpv6::solicited_node;
+use crate::wire::{Mac, Tags};
 
 /// What a port is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub struct PortSettings {
     pub rx_descriptors: u16,
     /// Send descriptors a queue; the driver may adjust the number.
     pub tx_descriptors: u16,
-    /// Multicast MAC addresses it must receive.
+    /// Multicast MAC addresses it must receive; the link-local address's group is added when there is any.
     pub multicast: Vec<[u8; 6]>,
     /// The tags of the frames it must receive, by id, one entry a port that shares the device. They stay in the frames.
     pub tags: Vec<Tags>,
@@ -80,6 +84,17 @@ pub struct Port {
     pool: Arc<Mempool>,
     settings: PortSettings,
     facts: Facts,
+    identity: Identity,
+}
+
+/// What others know a port by, and so has to be the same when its device comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// In neighbors' tables, and in the link-local address.
+    mac: [u8; 6],
+    /// Key of the hash that tells packets' workers.
+    key: [u8; toeplitz::KEY],
+    /// How packets come to their workers: source ports were chosen by it.
     steering: Steering,
 }
 
@@ -114,6 +129,10 @@ pub struct Facts {
 
 /// A port over rings, its queues, and the far ends of these.
 pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
+
+/// Buffers that DPDK's AF_XDP driver puts into the kernel's hands for each queue (its own number, whatever is asked), and does not get
+/// back when the interface goes.
+pub const AF_XDP_KEEPS: u32 = 2048;
 
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +177,25 @@ impl Port {
         pool: &Arc<Mempool>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
         match Attached::attach(eal, &settings) {
-            Ok(device) => Self::set_up(device, settings, pool, Vec::new()),
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), None),
+            Err(fault) => Err(fault.of(&settings)),
+        }
+    }
+
+    /// Opens a device that has come back, in place of the port that it was: with the same MAC address, which it is given when it has
+    /// another, and the same way to its workers.
+    ///
+    /// # Errors
+    /// As [`Port::open`]; and when it cannot be what it was.
+    pub fn reopen(
+        eal: &Arc<Eal>,
+        settings: PortSettings,
+        pool: &Arc<Mempool>,
+        identity: &Identity,
+    ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
+        let attached = give_mac(&settings, identity.mac).and_then(|()| Attached::attach(eal, &settings));
+        match attached {
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), Some(identity)),
             Err(fault) => Err(fault.of(&settings)),
         }
     }
@@ -175,7 +212,7 @@ impl Port {
     ) -> Result<RingPort, DpdkError> {
         let (device, rings, far_ends) =
             ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
-        let (port, queues) = Self::set_up(device, settings, pool, rings)?;
+        let (port, queues) = Self::set_up(device, settings, pool, rings, None)?;
         Ok((port, queues, far_ends))
     }
 
@@ -184,16 +221,16 @@ impl Port {
         settings: PortSettings,
         pool: &Arc<Mempool>,
         rings: Vec<Arc<Ring>>,
+        before: Option<&Identity>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let made = match configure(&mut device, &settings, pool) {
+        let (facts, identity) = match configure(&mut device, &settings, pool, before) {
             Ok(made) => made,
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
-        let (facts, steering) = made;
         let may_strip = facts.capabilities.vlan_strip;
         let port =
-            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, steering });
+            Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, identity });
         let queues = (0..queues).map(|id| Queue::new(Arc::clone(&port), id, may_strip)).collect();
         Ok((port, queues))
     }
@@ -234,10 +271,25 @@ impl Port {
         &self.facts
     }
 
+    /// What others know it by.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether an event is about this port.
+    #[must_use]
+    pub fn concerns(&self, event: &Event) -> bool {
+        match event {
+            Event::Link(id) | Event::Broken(id, _) => *id == self.port_id(),
+            Event::Removed(place) => *place == self.facts.place,
+        }
+    }
+
     /// How packets come to the queue of the worker they belong to.
     #[must_use]
     pub fn steering(&self) -> &Steering {
-        &self.steering
+        &self.identity.steering
     }
 
     /// NUMA node of the device, when it has one.
@@ -252,8 +304,10 @@ impl Port {
         let mut state = dpdk_sys::s2_link_state::default();
         // SAFETY: the port is open; a place for the answer.
         let err = unsafe { dpdk_sys::s2_link(self.port_id(), &raw mut state) };
+        // Drivers of kernel interfaces take these to be up always.
+        let running = kernel_interface(&self.settings.device).and_then(interface_runs).unwrap_or(true);
         (err == 0).then_some(Link {
-            up: state.up,
+            up: state.up && running,
             speed: (state.mbps != 0).then_some(state.mbps),
             full_duplex: state.full_duplex,
             autoneg: state.autoneg,
@@ -340,7 +394,8 @@ fn configure(
     device: &mut Attached,
     settings: &PortSettings,
     pool: &Arc<Mempool>,
-) -> Result<(Facts, Steering), Fault> {
+    before: Option<&Identity>,
+) -> Result<(Facts, Identity), Fault> {
     let id = device.port_id();
     let failed =
         |what: &str, err: i32, mend: &str| Fault::new(format!("{what} failed ({})", errno_text(err)), mend);
@@ -353,11 +408,17 @@ fn configure(
     }
     // SAFETY: a driver that gives its flags gives them for as long as it is loaded.
     let dev_flags = unsafe { info.dev_flags.as_ref() }.copied().unwrap_or(0);
-    let capabilities = Capabilities::of(&info, dev_flags);
+    let driver = if info.driver_name.is_null() {
+        String::new()
+    } else {
+        // SAFETY: the driver's name is a C string that lives as long as the driver.
+        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+    };
+    let capabilities = Capabilities::of(&info, dev_flags, &driver);
     check_limits(settings, &info, &capabilities, pool)?;
 
-    let mut rss = Rss::plan(settings, &info)?;
-    let config = config(settings, &info, pool, &mut rss);
+    let mut rss = Rss::plan(settings, &info, before.map(|b| &b.key))?;
+    let config = config(settings, &info, &capabilities, pool, &mut rss);
     let queues = settings.queues;
     // SAFETY: the port is ours and stopped.
     let err = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const config) };
@@ -383,6 +444,16 @@ fn configure(
         // pool alive.
         let err =
             unsafe { dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.raw()) };
+        if err < 0 && matches!(settings.device, Device::AfXdp(_)) && pool.available() < AF_XDP_KEEPS {
+            return Err(Fault::new(
+                format!(
+                    "of {} packet buffers {} are free: its driver keeps those that the interface had when it went",
+                    pool.count(),
+                    pool.available()
+                ),
+                "start s2ds again",
+            ));
+        }
         if err < 0 {
             return Err(failed(
                 &format!("setting up receive queue {queue} with {rx} descriptors"),
@@ -406,22 +477,33 @@ fn configure(
         }
     }
     device.start().map_err(|err| failed("starting the device", err, "see the lines above"))?;
+    let read_mac = || device.mac().ok_or_else(|| Fault::new("it has no MAC address", "use another device"));
+    let mut mac = read_mac()?;
+    if let Some(before) = before {
+        if mac != before.mac {
+            let mut old = dpdk_sys::rte_ether_addr { addr_bytes: before.mac };
+            // SAFETY: the port is ours; the address is copied.
+            unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(id, &raw mut old) };
+            mac = read_mac()?;
+        }
+        if mac != before.mac {
+            return Err(Fault::new(
+                format!("it came back with MAC address {} and does not take {}", Mac(mac), Mac(before.mac)),
+                "restart s2ds",
+            ));
+        }
+    }
     admit_vlan(id, settings, &config);
-    let multicast = admit_multicast(id, settings)?;
+    let multicast = admit_multicast(id, settings, mac)?;
     let (steering, steering_why) = rss::steer(device, settings, &rss);
 
-    let mut mac = dpdk_sys::rte_ether_addr::default();
-    // SAFETY: the port is ours; a place for the answer.
-    let err = unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut mac) };
-    if err < 0 {
-        return Err(failed("reading the MAC address", err, "use another device"));
+    if before.is_some_and(|before| steering != before.steering) {
+        return Err(Fault::new(
+            format!("it came back with another way to bring packets to workers ({steering_why})"),
+            "restart s2ds",
+        ));
     }
-    let driver = if info.driver_name.is_null() {
-        String::new()
-    } else {
-        // SAFETY: the driver's name is a C string that lives as long as the driver.
-        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
-    };
+    let identity = Identity { mac, key: rss.used(), steering };
     device.admit_guests(&settings.device)?;
     let setup = Setup {
         settings,
@@ -429,7 +511,7 @@ fn configure(
         data_room: pool.data_room(),
         outgrows: outgrows(settings, pool),
         multicast,
-        how: steering.how(),
+        how: identity.steering.how(),
         steering_why: &steering_why,
     };
     let mut offloads = setup.offloads();
@@ -439,7 +521,7 @@ fn configure(
     let (bus, place) = device.place();
     let facts = Facts {
         driver,
-        mac: mac.addr_bytes,
+        mac,
         numa_node: (numa_node >= 0).then_some(numa_node),
         bus,
         place,
@@ -453,7 +535,7 @@ fn configure(
         offloads,
         steering_why,
     };
-    Ok((facts, steering))
+    Ok((facts, identity))
 }
 
 /// The version of the device's firmware, when the driver tells.
@@ -517,10 +599,13 @@ fn outgrows(settings: &PortSettings, pool: &Mempool) -> bool {
 fn config(
     settings: &PortSettings,
     info: &dpdk_sys::rte_eth_dev_info,
+    can: &Capabilities,
     pool: &Mempool,
     rss: &mut Rss,
 ) -> dpdk_sys::rte_eth_conf {
     let mut config = dpdk_sys::rte_eth_conf::default();
+    config.intr_conf.set_lsc(u32::from(can.link_interrupt));
+    config.intr_conf.set_rmv(u32::from(can.removal_interrupt));
     if !sizes_frames_itself(&settings.device) {
         config.rxmode.mtu = u32::from(settings.mtu);
     }
@@ -562,12 +647,15 @@ fn admit_vlan(id: u16, settings: &PortSettings, config: &dpdk_sys::rte_eth_conf)
 
 /// Neighbour discovery (RFC 4861) needs multicast: by address, else all of it, else everything. A device that knows none
 /// of the three has no filter.
-fn admit_multicast(id: u16, settings: &PortSettings) -> Result<Multicast, Fault> {
+fn admit_multicast(id: u16, settings: &PortSettings, mac: [u8; 6]) -> Result<Multicast, Fault> {
     if settings.multicast.is_empty() {
         return Ok(Multicast::Unwanted);
     }
+    // The group of the link-local address that follows from the MAC address (RFC 4291 section 2.7.1).
+    let link_local = Mac::ipv6_multicast(solicited_node(link_local(Mac(mac)))).0;
+    let groups: BTreeSet<[u8; 6]> = settings.multicast.iter().copied().chain([link_local]).collect();
     let mut list: Vec<dpdk_sys::rte_ether_addr> =
-        settings.multicast.iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: *mac }).collect();
+        groups.into_iter().map(|mac| dpdk_sys::rte_ether_addr { addr_bytes: mac }).collect();
     let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
     // SAFETY: the port is ours, and the driver copies the list.
     let mut by_address = || unsafe { dpdk_sys::rte_eth_dev_set_mc_addr_list(id, list.as_mut_ptr(), count) };

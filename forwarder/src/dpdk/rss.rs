@@ -25,8 +25,12 @@ pub(super) struct Rss {
 }
 
 impl Rss {
-    /// What to make of a device, with a key that nobody can guess.
-    pub(super) fn plan(settings: &PortSettings, info: &dpdk_sys::rte_eth_dev_info) -> Result<Self, Fault> {
+    /// What to make of a device, with a key that nobody can guess, or whose beginning is given.
+    pub(super) fn plan(
+        settings: &PortSettings,
+        info: &dpdk_sys::rte_eth_dev_info,
+        before: Option<&[u8; toeplitz::KEY]>,
+    ) -> Result<Self, Fault> {
         let len = if info.hash_key_size == 0 { toeplitz::KEY } else { usize::from(info.hash_key_size) };
         let entries = usize::from(info.reta_size);
         let whole = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS == dpdk_sys::S2_RSS_PORTS;
@@ -42,7 +46,9 @@ impl Rss {
         };
         let steers = settings.steer.is_some() && settings.queues > 1;
         let (types, entries) = if steers && lacks.is_none() {
-            (dpdk_sys::S2_RSS_PORTS, entries)
+            // The same for hosts; devices have a type of its own for what may have extension headers, and some know no other.
+            let extended = info.flow_type_rss_offloads & dpdk_sys::S2_RSS_PORTS_EXTENDED;
+            (dpdk_sys::S2_RSS_PORTS | extended, entries)
         } else {
             // It may share packets out as well as it can.
             (info.flow_type_rss_offloads & dpdk_sys::S2_RSS_IP_TCP_UDP, 0)
@@ -56,6 +62,9 @@ impl Rss {
                 )
             })?
             .fill_bytes(&mut key);
+        if let (Some(before), Some(beginning)) = (before, key.first_chunk_mut()) {
+            *beginning = *before;
+        }
         Ok(Self { key, types, entries, lacks })
     }
 
@@ -65,7 +74,7 @@ impl Rss {
     }
 
     /// The beginning of the key, which is what counts.
-    fn used(&self) -> [u8; toeplitz::KEY] {
+    pub(super) fn used(&self) -> [u8; toeplitz::KEY] {
         std::array::from_fn(|i| self.key[i])
     }
 }

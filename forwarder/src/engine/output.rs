@@ -1,6 +1,7 @@
 //! The way out: one batch of packets a port, sent at the end of every burst, never held to be filled.
 #![forbid(unsafe_code)]
 
+use super::DropReason;
 use crate::counters::WorkerCounters;
 use crate::io::{PacketBuf, PacketIo, PortIndex, TxBatch};
 
@@ -100,5 +101,10 @@ impl<IO: PacketIo> Edge<'_, IO> {
         let left: u64 = batch.packets.iter().map(|p| p.frame_len() as u64).sum();
         counters.queues[usize::from(port)].tx.add(sent as u64, batch.bytes - left);
         batch.bytes = left;
+        if !batch.packets.is_empty() && self.io.is_failed(port) {
+            // Packets that wait for a device which is gone would be old news when it comes back.
+            batch.bytes = 0;
+            batch.packets.drain(..).for_each(|_| counters.count_drop(port, DropReason::PortFailed));
+        }
     }
 }

@@ -142,6 +142,8 @@ reasons! {
     NoBuffer = "no_buffer",
     /// The device did not take packets for so long that the TX batch is full.
     TxFull = "tx_full",
+    /// The port it was to leave by has failed, and nothing can be sent there.
+    PortFailed = "port_failed",
     /// The worker that owns the connection does not keep up.
     HandoverFull = "handover_full",
     /// Held when the forwarder stopped.

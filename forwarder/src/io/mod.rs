@@ -72,6 +72,12 @@ pub trait PacketIo {
     fn tx(&mut self, port: PortIndex, batch: &mut TxBatch<Self::Buf>) -> usize;
     /// A fresh, empty (length 0) frame for the forwarder's own packets; none when the pool is exhausted.
     fn alloc(&mut self) -> Option<Self::Buf>;
+    /// Does what others asked of its queues. Called once a turn of the worker, between two bursts.
+    fn attend(&mut self) {}
+    /// Is the device of `port` out of use? Then it receives nothing, and takes nothing to send.
+    fn is_failed(&self, _port: PortIndex) -> bool {
+        false
+    }
     /// Gives dropped frames back in bulk; `burst` is empty afterwards.
     fn free(&mut self, burst: &mut Burst<Self::Buf>) {
         burst.clear();

@@ -24,9 +24,12 @@ pub(crate) struct Args {
     /// Rounds; in each, everything runs once [default: 5, quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..), value_name = "N")]
     rounds: Option<u16>,
-    /// How long a stream runs [default: 5s, quick: 3s].
+    /// How long a stream is measured [default: 5s, quick: 3s].
     #[arg(long, value_parser = duration, value_name = "TIME")]
     duration: Option<Duration>,
+    /// Seconds that it runs before: TCP's slow start is every approach's own, and rare beside it is what a relay adds.
+    #[arg(long, short = 'O', default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=3600), value_name = "SECONDS")]
+    omit: u32,
     /// Who is compared; all when not given.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,...")]
     approaches: Vec<Approach>,
@@ -125,6 +128,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         },
         traffic: Traffic {
             duration: args.duration.unwrap_or(if args.quick { QUICK } else { DURATION }),
+            omit: args.omit,
             connections: args.connections,
             profiles: args.profile_file.clone(),
             label: if args.quick { Label::Quick } else { Label::Measured },

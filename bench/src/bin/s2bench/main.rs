@@ -17,11 +17,12 @@ use anyhow::{Context, bail};
 use bench::core::{self, Outcome, Program, Settings};
 use bench::topology::{self, Driver, Family, Place, Relay, RelayOptions};
 use bench::{conformance, control, demo};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use forwarder::manual;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "s2bench", version, about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -174,6 +175,9 @@ fn measure_control(args: &ControlArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     // Usage errors exit with 2, as clap does; everything else that fails with 1.
     let result = match Cli::parse().command {
         Command::Source(args) => stream::source(&args),

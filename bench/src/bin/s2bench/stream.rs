@@ -111,6 +111,9 @@ struct EmulateArgs {
     /// How long, instead of the profile's.
     #[arg(long, requires = "profile", value_name = "TIME")]
     duration: Option<Time>,
+    /// Seconds at the beginning that the sums leave out, such as TCP's slow start; the stream runs for so much longer.
+    #[arg(long, short = 'O', requires = "profile", value_parser = clap::value_parser!(u32).range(..=3600), default_value_t = 0, hide_default_value = true, value_name = "SECONDS")]
+    omit: u32,
     /// Bytes of a message, instead of the profile's.
     #[arg(long, requires = "profile", value_name = "SIZE")]
     message: Option<Bytes>,
@@ -236,13 +239,14 @@ fn emulate(name: &str, args: &SinkArgs) -> anyhow::Result<ExitCode> {
     }
     let profile = profile::named(name, more.profiles.as_deref())?.changed(&changes);
     profile.schedule().map_err(|why| anyhow::anyhow!("profile {name} as changed here: {why}"))?;
-    let seconds = profile.duration.0.as_secs_f64().ceil() as u64;
+    let seconds = profile.duration.0.as_secs_f64().ceil() as u64 + u64::from(more.omit);
     let sink = emulated::Sink {
         to: args.connect,
         carrier: args.proto,
         local: args.bind,
         name: name.to_owned(),
         profile,
+        omit: more.omit,
         socket_buffer: more.socket_buffer,
         own_clock: more.own_clock,
     };

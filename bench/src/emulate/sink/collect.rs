@@ -153,6 +153,7 @@ fn sum(streams: &[Sums]) -> Sums {
         start: streams.iter().map(|s| s.start).reduce(f64::min).unwrap_or(0.0),
         end: streams.iter().map(|s| s.end).fold(0.0, f64::max),
         jitter_ms: streams.iter().map(|s| s.jitter_ms).sum::<f64>() / streams.len().max(1) as f64,
+        omitted: streams.iter().any(|s| s.omitted),
         ..Sums::default()
     };
     all.seconds = all.end - all.start;

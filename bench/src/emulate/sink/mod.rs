@@ -43,6 +43,8 @@ pub struct Sink {
     pub name: String,
     /// The profile.
     pub profile: Profile,
+    /// Seconds that the stream runs before its sums begin, beside the profile's duration.
+    pub omit: u32,
     /// Bytes of the socket buffers; none: the system's choice.
     pub socket_buffer: Option<u64>,
     /// Takes the clocks of source and sink for different ones even where both seem to run on one machine.
@@ -134,6 +136,7 @@ impl Sink {
             carrier: self.carrier,
             profile: self.name.clone(),
             parameters,
+            omit: self.omit,
             connections: self.profile.connections,
             connecting_to: self.to.to_string(),
             approach: None,
@@ -158,6 +161,7 @@ impl Connection {
                 let mut profile = sink.profile.clone();
                 // Not the source's business, and an order over UDP has to fit a datagram.
                 profile.description.clear();
+                profile.duration.0 += Duration::from_secs(sink.omit.into());
                 let order = Order {
                     version: VERSION,
                     run,
@@ -168,7 +172,8 @@ impl Connection {
                 };
                 let rules = Rules {
                     share: order.share().map_err(|why| anyhow!("profile {}: {why}", sink.name))?,
-                    duration: sink.profile.duration.nanoseconds(),
+                    duration: order.profile.duration.nanoseconds(),
+                    omit: sink.omit as usize,
                     deadline: sink.profile.deadline.map(|d| d.nanoseconds()),
                     stall: sink.profile.stall.nanoseconds(),
                     same_clock: false,

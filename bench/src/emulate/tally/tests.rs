@@ -11,7 +11,7 @@ const ZERO: u64 = 500 * SECOND;
 fn rules(duration: u64) -> Rules {
     let schedule = Schedule::Steps { burst: 1, num: MS, den: 1, scan: None };
     let share = Share { schedule, connection: 0, connections: 1 };
-    Rules { share, duration, deadline: Some(5 * MS), stall: 20 * MS, same_clock: true }
+    Rules { share, duration, omit: 0, deadline: Some(5 * MS), stall: 20 * MS, same_clock: true }
 }
 
 fn header(seq: u64, due: u64) -> Header {
@@ -184,4 +184,42 @@ fn of_many_stalls_the_longest_stay() {
     assert_eq!((all.count, all.longest.len()), (250, STALLS));
     assert_eq!((all.longest[0].seconds, all.longest[99].seconds), (249.0, 150.0));
     assert_eq!(all.seconds, f64::from(249 * 250 / 2));
+}
+
+#[test]
+fn what_is_omitted_is_in_no_sum_and_its_intervals_say_so() {
+    // In the first of three seconds every message takes 9 ms, 10 are lost, one comes twice and there is a stall; then 1 ms.
+    let rules = Rules { omit: 1, ..rules(3 * SECOND) };
+    let slow = (0..990u64).filter(|n| !(500..510).contains(n) && !(600..650).contains(n)).map(|n| (n, 9));
+    let late = (600..650u64).map(|n| (n, 60));
+    let trace: Vec<_> = slow.clone().take(590).chain(late).chain(slow.skip(590)).collect();
+    let mut tally = Tally::new(rules, ZERO);
+    let mut last = ZERO;
+    for (seq, delay) in trace.iter().map(|(n, d)| (*n, d * MS)).chain((990..3000).map(|n| (n, MS))) {
+        let due = ZERO + seq * MS;
+        last = last.max(due + delay);
+        tally.arrived(&header(seq, due), last);
+        if seq == 700 {
+            tally.arrived(&header(seq, due), last);
+        }
+    }
+    assert_eq!(tally.received(), 2990);
+    let found = tally.finish(Some(3000), last);
+    let omitted: Vec<_> = found.pieces.iter().map(|p| (p.sums.omitted, p.sums.lost_packets)).collect();
+    assert_eq!(omitted, [(true, 10), (false, 0), (false, 0)]);
+    assert_eq!((found.pieces[0].sums.duplicates, found.pieces[0].sums.late > 900), (1, true));
+    let sums = &found.sums;
+    assert_eq!((sums.start, sums.lost_packets, sums.duplicates, sums.late), (1.0, 0, 0, 0));
+    // Those due in the last millisecond of the first second came in the second one.
+    assert_eq!(sums.packets, 2001);
+    assert!((sums.seconds - 2.0).abs() < 0.01 && found.stalls.count == 0);
+    let mut h = histogram();
+    found.delays.add_to(&mut h, 0);
+    assert_eq!(Distribution::of(&h, 0).max as u64 / MS, 1);
+}
+
+#[test]
+fn stopped_before_its_sums_began_a_stream_has_found_nothing() {
+    let found = play(Rules { omit: 2, ..rules(5 * SECOND) }, (0..1500).map(|n| (n, 0)), None);
+    assert_eq!((found.sums.packets, found.sums.lost_packets, found.sums.seconds), (0, 0, 0.0));
 }

@@ -60,8 +60,14 @@ pub(crate) enum Command {
         #[arg(long = "name", value_name = "HOST")]
         names: Vec<String>,
         /// Replace what is there
-        #[arg(long)]
+        #[arg(long, conflicts_with = "keep")]
         force: bool,
+        /// Leave what is there, and make what is missing
+        #[arg(long)]
+        keep: bool,
+        /// User who is to own the key and the tokens' file, such as the one that s2cs runs as; left out: you
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
     },
     /// Rules: what they would decide
     #[command(subcommand)]

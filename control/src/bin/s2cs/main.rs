@@ -11,9 +11,10 @@ use control::certificate::Certificate;
 use control::config::{Config, Options};
 use control::identity::tokens::TokenFile;
 use control::identity::{Authenticator, ProviderConfig};
-use control::init;
+use control::init::{self, Existing};
 use control::policy::Policy;
 use forwarder::api::table::Table;
+use forwarder::manual;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +26,9 @@ use args::{Check, Cli, Command, Serve, Token};
 const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "8") {
+        return code;
+    }
     // The first there is stays, and nobody was before us.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(Cli::parse()) {
@@ -40,8 +44,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         None => return run_server(&cli.serve),
-        Some(Command::Init { directory, names, force }) => {
-            print(&init::init(&directory, &names, force)?.to_string())?;
+        Some(Command::Init { directory, names, force, keep, owner }) => {
+            let existing = match (force, keep) {
+                (true, _) => Existing::Replace,
+                (_, true) => Existing::Keep,
+                _ => Existing::Refuse,
+            };
+            print(&init::init(&directory, &names, existing, owner.as_deref())?.to_string())?;
         }
         Some(Command::Policy(args::Policy::Check(check))) => return check_policy(&check),
         Some(Command::Token(token)) => change_tokens(token)?,

@@ -20,7 +20,8 @@ Exit codes:
   6   s2ds cannot be reached
   7   full: a table of the forwarder, or too many clients
   8   s2ds and s2ctl speak different versions
-  10  explain: the packet would be dropped";
+  10  explain: the packet would be dropped
+  11  preflight: something keeps s2ds from working";
 
 /// Operates a running s2ds through its control socket.
 #[derive(Debug, Parser)]
@@ -73,6 +74,8 @@ pub(crate) enum Command {
     },
     /// The whole state at one moment
     Snapshot,
+    /// Is this host set up so that s2ds works, and works well? Needs no running s2ds
+    Preflight(Preflight),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -171,6 +174,28 @@ pub(crate) enum Port {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Preflight {
+    /// Configuration of s2ds: its ports, cores and memory are checked; left out: the host in general
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Round-trip time of the path that streams take, such as 20ms: adds what the ends of a TCP connection need
+    #[arg(long, value_name = "TIME", value_parser = rtt, requires = "rate")]
+    pub(crate) rtt: Option<Duration>,
+    /// What one TCP connection shall carry over that path, such as 100G
+    #[arg(long, value_name = "RATE", value_parser = rate::parse, requires = "rtt")]
+    pub(crate) rate: Option<u64>,
+    /// Mend what is safe, after asking for each: settings of the running kernel that a restart undoes
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// With --fix: do not ask
+    #[arg(long, requires = "fix")]
+    pub(crate) yes: bool,
+    /// Read and mend the /sys and /proc below this folder instead of the machine's
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub(crate) root: Option<PathBuf>,
+}
+
 impl From<Spec> for FlowSpec {
     fn from(spec: Spec) -> FlowSpec {
         let Spec { name, proto, listen, target, from, max_conns, mss_clamp, hairpin, rate, lease } = spec;
@@ -207,5 +232,13 @@ fn interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(interval) if !interval.is_zero() => Ok(interval),
         _ => Err("write it like \"1s\" or \"500ms\", more than zero".to_owned()),
+    }
+}
+
+fn rtt(text: &str) -> Result<Duration, String> {
+    let most = Duration::from_secs(10);
+    match humantime::parse_duration(text) {
+        Ok(rtt) if !rtt.is_zero() && rtt <= most => Ok(rtt),
+        _ => Err("write it like \"20ms\" or \"500us\", more than zero and at most 10s".to_owned()),
     }
 }

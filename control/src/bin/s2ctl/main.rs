@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use control::client::{Client, ClientError};
 use forwarder::api::{ApiError, ErrorCode, Reply, Request, Stats};
+use forwarder::config::ConfigError;
+use forwarder::manual;
 
 mod args;
 mod port;
+mod preflight;
 mod show;
 
 use args::{Cli, Command, Conn, Port};
@@ -19,6 +22,9 @@ use args::{Cli, Command, Conn, Port};
 const DROPPED: u8 = 10;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -53,6 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Request::Explain { port, proto: proto.into(), src, dst }
         }
         Command::Snapshot => Request::Snapshot,
+        Command::Preflight(args) => return preflight::run(&args, &cli.socket, cli.json),
     };
     print(&Client::connect(&cli.socket)?.call(request)?, cli.json)
 }
@@ -96,6 +103,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ClientError>() {
+        None if error.is::<ConfigError>() => 2,
         None => 1,
         Some(ClientError::Api(ApiError { code, .. })) => match code {
             ErrorCode::Internal => 1,

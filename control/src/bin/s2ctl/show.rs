@@ -49,7 +49,7 @@ pub(crate) fn seconds(seconds: u64) -> String {
 }
 
 /// Bytes with three digits and a decimal prefix.
-fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if value < 999.5 {

@@ -15,6 +15,7 @@ use control::uc::session::{self, Ask, Pair, Unopened, Verb};
 use control::uc::store::{Login, Store, Token};
 use control::uc::uri::{HostPort, SessionUri};
 use control::uc::{Failure, new_uid, trust, view};
+use forwarder::manual;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
@@ -55,6 +56,9 @@ struct Remnant {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::written_if_asked(Cli::command, "1") {
+        return code;
+    }
     // A second provider is not there to be preferred.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tracing_subscriber::fmt()
