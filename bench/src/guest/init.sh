@@ -22,12 +22,16 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 echo "0 0 $(uname -r | base64 -w 0)" >&3
-while read -r number command <&3; do
-    # An empty line wakes a port whose interrupt was lost.
-    [ -n "$number" ] || continue
-    echo "$command" | base64 -d >/run/command
-    sh /run/command >/run/said 2>&1 </dev/null 3>&-
-    status=$?
-    echo "$number $status $(base64 -w 0 /run/said)" >&3
-done
+# Not in the first process itself: whoever's parent has ended becomes its child, and a child that ends in the middle of a line makes
+# this shell's `read` begin anew, without what it had.
+(
+    while read -r number command <&3; do
+        # An empty line wakes a port whose interrupt was lost.
+        [ -n "$number" ] || continue
+        echo "$command" | base64 -d >/run/command
+        sh /run/command >/run/said 2>&1 </dev/null 3>&-
+        status=$?
+        echo "$number $status $(base64 -w 0 /run/said)" >&3
+    done
+)
 poweroff -f
