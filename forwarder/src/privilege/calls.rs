@@ -127,6 +127,9 @@ pub(super) const PROCESS: &[&[c_long]] = &[
         libc::SYS_mkdirat,
         libc::SYS_fchmod,
         libc::SYS_fchmodat,
+        // A vhost socket gets its group and mode before its name.
+        libc::SYS_fchownat,
+        libc::SYS_renameat2,
         libc::SYS_fcntl,
         libc::SYS_flock,
         libc::SYS_fsync,
@@ -173,6 +176,8 @@ pub(super) const PROCESS: &[&[c_long]] = &[
         libc::SYS_mkdir,
         libc::SYS_rmdir,
         libc::SYS_chmod,
+        libc::SYS_chown,
+        libc::SYS_rename,
         libc::SYS_dup2,
         libc::SYS_poll,
         libc::SYS_select,
