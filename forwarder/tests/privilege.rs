@@ -15,6 +15,7 @@ use forwarder::config::Config;
 use forwarder::privilege::Privileges;
 use s2ds_common::{S2ds, config, eventually, ip, privately, veth};
 
+const CHOWN: u64 = 1 << 0;
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const IPC_LOCK: u64 = 1 << 14;
@@ -27,12 +28,18 @@ const DEVICES: &[(&str, u64)] = &[
     ("tap:s2tap", NET_ADMIN),
     ("memif:FOLDER/memif.sock", 0),
     ("vhost:FOLDER/vhost.sock", 0),
+    ("vhost:FOLDER/vhost.sock,group=daemon", CHOWN),
     ("vdev:net_pcap0,iface=lan", NET_RAW),
     ("vdev:net_null0,no-rx=1", 0),
 ];
 
-const NAMES: [(u64, &str); 4] =
-    [(NET_ADMIN, "net_admin"), (NET_RAW, "net_raw"), (IPC_LOCK, "ipc_lock"), (SYS_ADMIN, "sys_admin")];
+const NAMES: [(u64, &str); 5] = [
+    (CHOWN, "chown"),
+    (NET_ADMIN, "net_admin"),
+    (NET_RAW, "net_raw"),
+    (IPC_LOCK, "ipc_lock"),
+    (SYS_ADMIN, "sys_admin"),
+];
 
 /// Landlock as a process sees it; without it a test says so, since then there is nothing to test.
 fn has_landlock(said: &str) -> bool {
@@ -171,7 +178,8 @@ fn the_capabilities_kept_are_the_least() {
                 let last = said.lines().last().unwrap_or_default();
                 // DPDK's text is passed on as it is, and so is what its driver says.
                 let named = last.contains(&format!("CAP_{}", name.to_uppercase()));
-                assert!(named || (device.starts_with("vdev:") && last.contains("not permitted")), "{said}");
+                let by_driver = device.starts_with("vdev:") || device.starts_with("vhost:");
+                assert!(named || (by_driver && last.contains("not permitted")), "{said}");
             }
         }
     });

@@ -127,9 +127,10 @@ pub(super) const PROCESS: &[&[c_long]] = &[
         libc::SYS_mkdirat,
         libc::SYS_fchmod,
         libc::SYS_fchmodat,
-        // vhost: the socket of a port that is opened again gets its group and its name.
+        // A vhost socket gets its group and mode before its name.
         libc::SYS_fchownat,
         libc::SYS_renameat,
+        libc::SYS_renameat2,
         libc::SYS_fcntl,
         libc::SYS_flock,
         libc::SYS_fsync,

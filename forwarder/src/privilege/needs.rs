@@ -117,7 +117,7 @@ impl Needs {
     }
 
     fn device(&mut self, device: &Device, root: &Path) {
-        use Capability::{CAP_IPC_LOCK, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN};
+        use Capability::{CAP_CHOWN, CAP_IPC_LOCK, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN};
         match device {
             // The driver starts by setting the interface's promiscuous flag to what it was told.
             Device::AfPacket(_) => self.capabilities.extend([CAP_NET_RAW, CAP_NET_ADMIN]),
@@ -129,7 +129,11 @@ impl Needs {
             }
             Device::Tap(_) => self.capabilities.extend([CAP_NET_ADMIN]),
             Device::Memif(socket) => self.file(folder(socket), Access::Own),
-            Device::Vhost(socket) => self.file(folder(&socket.path), Access::Own),
+            Device::Vhost(socket) => {
+                self.file(folder(&socket.path), Access::Own);
+                // Its owner may give it to a group of its own only.
+                self.capabilities.extend(socket.group.as_ref().map(|_| CAP_CHOWN));
+            }
             // Beside it is written what was sent.
             Device::Pcap(file) => self.file(folder(file), Access::Own),
             Device::Vdev(text) => self.vdev(text),
@@ -276,6 +280,7 @@ mod tests {
             ("tap:t0", "CAP_NET_ADMIN", "/dev/net/tun", Access::Device),
             ("memif:/run/m/x.sock", "none", "/run/m", Access::Own),
             ("vhost:/run/v/x.sock", "none", "/run/v", Access::Own),
+            ("vhost:/run/v/x.sock,group=daemon", "CAP_CHOWN", "/run/v", Access::Own),
             ("pcap:/data/x.pcap", "none", "/data", Access::Own),
             ("vdev:net_null0,no-rx=1", "none", "/etc/passwd", Access::Read),
             ("vdev:net_pcap0,iface=lan", "CAP_NET_RAW", "/run/scistream", Access::Remove),
