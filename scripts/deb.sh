@@ -79,7 +79,7 @@ drivers() {
     done <packaging/pmds | sort -u | paste -sd, | sed 's/,/, /g'
 }
 
-rm -rf "$out"/*.deb "$stage"
+rm -rf "$out"/scistream[-_]* "$stage"
 mkdir -p "$stage"/{bin,docs}
 cp -r packaging/debian packaging/etc "$stage"
 cp docs/*.md docs/*.toml "$stage/docs"
@@ -113,5 +113,5 @@ export DEB_BUILD_OPTIONS="noautodbgsym ${DEB_BUILD_OPTIONS:-}"
 # cargo has built: whether this machine has what that needs is not asked again.
 (cd "$stage" && dpkg-buildpackage --build=binary --no-sign --no-check-builddeps) >"$out/log" 2>&1 ||
     { tail -n 30 "$out/log" >&2; fail "dpkg-buildpackage failed; its output is in $out/log"; }
-rm -rf "$stage"
+rm -rf "$stage" "$out"/*.buildinfo "$out"/*.changes
 ls "$out"/*.deb
