@@ -33,10 +33,9 @@ demo: deps build ## show iperf3, QUIC and plain sockets crossing two gateways
 
 test: deps build ## run every test; those that move traffic want root or user namespaces
 	@scripts/nextest.sh
-	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --locked
+	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --features forwarder/hwloc --locked
 	$(CARGO) nextest run -p forwarder --no-default-features --locked --lib --test engine_differential
 	$(CARGO) nextest run -p forwarder --no-default-features --features portable --locked --test engine_differential
-	$(CARGO) nextest run -p forwarder --features hwloc --lib --locked -E 'test(topology)'
 	$(CARGO) test --doc --workspace --locked
 ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
