@@ -336,6 +336,7 @@ fn an_interface_goes_and_comes_back(kind: &str) {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "[eal]\nhuge = false\n[workers]\nidle = \"adaptive\"\n[limits]\nconnections = 100\n\
+         [privileges]\nsandbox = \"off\"\n\
          [service]\nsocket = {:?}\n\
          [[port]]\nname = \"lan\"\ndevice = \"{kind}:near\"\naddresses = [\"10.9.0.1/24\", \"10.9.0.2/24\"]\n\
          retry = \"1s\"\n\
