@@ -36,7 +36,7 @@ test: deps build ## run every test; those that move traffic want root or user na
 	S2_BIN_DIR=$(BIN) $(CARGO) nextest run --workspace --features forwarder/hwloc --locked
 	$(CARGO) nextest run -p forwarder --no-default-features --locked --lib --test engine_differential
 	$(CARGO) nextest run -p forwarder --no-default-features --features portable --locked --test engine_differential
-	$(CARGO) test --doc --workspace --locked
+	$(CARGO) test --doc --workspace --features forwarder/hwloc --locked
 ifneq ($(LOOM),)
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p forwarder --no-default-features --locked --target-dir $(TARGET)/loom $(LOOM)
 endif

@@ -14,7 +14,8 @@ read -ra dpdk <<<"$(pkg-config --cflags libdpdk)"
 read -ra libraries <<<"$(pkg-config --libs libdpdk)"
 gcc -std=gnu11 -g -O1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unused-parameter -Werror \
     -fsanitize=address,undefined -fno-sanitize-recover=all "${dpdk[@]}" \
-    -o "$out/shim_test" dpdk-sys/csrc/tests/shim_test.c dpdk-sys/csrc/shim.c "${libraries[@]}" -lrte_net_ring
+    -o "$out/shim_test" dpdk-sys/csrc/tests/shim_test.c dpdk-sys/csrc/shim.c "${libraries[@]}" -lrte_net_ring \
+    -lrte_net_vhost -lrte_vhost
 
 # EAL wants its memory where the address sanitizer has its shadow, unless told otherwise.
 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1 \
