@@ -189,6 +189,11 @@ impl Guest {
         wire.map(|w| &w.socket).with_context(|| format!("NIC {nic} has no wire"))
     }
 
+    /// A NIC's MAC address.
+    pub fn mac(&self, nic: usize) -> Result<[u8; 6]> {
+        Ok(self.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.mac)
+    }
+
     /// A NIC's PCI address in the guest.
     pub fn pci(&mut self, nic: usize) -> Result<String> {
         let port = machine::port_address(nic);

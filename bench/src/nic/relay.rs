@@ -29,7 +29,7 @@ pub(super) const TARGET_HOST: u8 = 32;
 /// A port of its configuration.
 pub(super) struct Port<'a> {
     pub(super) name: &'a str,
-    /// PCI address.
+    /// PCI address, or `mac:` and the MAC address.
     pub(super) device: &'a str,
     pub(super) link: Link,
     /// Further keys, a line each.

@@ -53,7 +53,7 @@ checks! {
     /// Packets of 9000 bytes pass both ways, compared whole.
     Jumbo = "jumbo, 9000 bytes",
     /// Linux on both sides, its own offloads on, exchanges megabytes by TCP and datagrams by UDP, over IPv4 and IPv6, and
-    /// compares every byte.
+    /// compares every byte. The clients' device is named by its MAC address.
     Streams = "Linux peers",
     /// Two workers with a queue each: many connections, and where STEERING says `rss` no packet of either direction is handed over.
     Queues = "RSS, return traffic",

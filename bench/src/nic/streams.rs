@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder::api::{PortInfo, Proto};
+use forwarder::config::Device;
 
 use super::peers::{CLIENT, Echo, Peers, SERVER, exchange, exchange_datagrams};
 use super::relay::{Port, Relay, config, flow, flow_name};
@@ -41,9 +42,11 @@ impl<'a> Streams<'a> {
         model: Model,
         (nic, devices): (usize, &[String]),
     ) -> Result<Streams<'a>> {
-        let [client, server, ..] = devices else { bail!("there are no two devices") };
+        let [_, server, ..] = devices else { bail!("there are no two devices") };
+        // One of them by its MAC address, which the kernel does not know any more.
+        let client = Device::Mac(guest.mac(nic)?).to_string();
         let ports = [
-            Port { name: "client", device: client, link: CLIENT, extra: "" },
+            Port { name: "client", device: &client, link: CLIENT, extra: "" },
             Port { name: "server", device: server, link: SERVER, extra: "" },
         ];
         let echoes = FAMILIES.map(|v4| peers.echo(flow(CLIENT, SERVER, Proto::Tcp, v4).target));

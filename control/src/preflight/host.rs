@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use forwarder::config::Device;
-use forwarder::topology::{Machine, MachineError};
+use forwarder::topology::{HANDED_OVER, Machine, MachineError, SHARED};
 
 use super::pcie::Link;
 
@@ -102,12 +102,12 @@ pub struct Nic {
 impl Nic {
     /// Do its driver in the kernel and the one of DPDK share the device? Then it stays bound to the kernel's.
     pub fn is_shared(&self) -> bool {
-        matches!(self.driver.as_deref(), Some("mlx4_core" | "mlx5_core" | "mana"))
+        self.driver.as_deref().is_some_and(|driver| SHARED.contains(&driver))
     }
 
     /// Is it bound to a driver that hands it to user space?
     pub fn is_handed_over(&self) -> bool {
-        matches!(self.driver.as_deref(), Some("vfio-pci" | "uio_pci_generic" | "igb_uio"))
+        self.driver.as_deref().is_some_and(|driver| HANDED_OVER.contains(&driver))
     }
 
     /// Device without the function: functions of one card share its PCIe link.

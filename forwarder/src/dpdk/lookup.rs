@@ -9,11 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::config::Device;
-
-/// Kernel drivers that leave a device to programs.
-const HANDED_OVER: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
-/// Kernel drivers that DPDK works beside: the device keeps its interface.
-const SHARED: [&str; 3] = ["mlx5_core", "mlx4_core", "mana"];
+use crate::topology::{HANDED_OVER, SHARED};
 
 /// May DPDK use a device that is bound to this kernel driver?
 pub(super) fn is_usable(driver: &str) -> bool {

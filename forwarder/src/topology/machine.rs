@@ -273,9 +273,13 @@ pub fn hugepages(folder: &Path) -> BTreeMap<u64, Hugepages> {
     names(folder).into_iter().filter_map(pages).collect()
 }
 
+/// Kernel drivers that leave a device to programs.
+pub const HANDED_OVER: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+/// Kernel drivers that DPDK works beside (bifurcated): the device keeps its interface.
+pub const SHARED: [&str; 3] = ["mlx5_core", "mlx4_core", "mana"];
+
 fn pci(folder: &Path) -> BTreeMap<String, Hardware> {
     const NETWORK: &str = "0x02";
-    const HANDED_OVER: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
     let hardware = |address: String| {
         let folder = folder.join(&address);
         let network = text(&folder.join("class")).is_some_and(|class| class.starts_with(NETWORK));

@@ -28,7 +28,7 @@ mod table;
 mod tree;
 
 pub use cores::CoreSet;
-pub use machine::{Core, Hardware, Hugepages, Machine, MachineError, Node, hugepages};
+pub use machine::{Core, HANDED_OVER, Hardware, Hugepages, Machine, MachineError, Node, SHARED, hugepages};
 pub use table::table;
 
 use crate::config::{Config, Cores, PortConfig};
