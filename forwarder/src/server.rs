@@ -100,7 +100,7 @@ impl Server {
             memory_mb: wanted.iter().map(mb).sum(),
             node_mb: wanted.iter().filter_map(|pool| Some((pool.numa_node?, mb(pool)))).collect(),
             main_core: placement.main,
-            pci: allowed(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
+            pci: EalOptions::pci_of(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
         let pools = Pools::new(&eal, &wanted, data_room)?;
@@ -331,7 +331,7 @@ fn check_addresses(config: &Config, net: &Network, ports: &[Arc<Port>], ios: &mu
 /// Gives NICs, whose links are agreed on anew when they start, some time for it: nobody is heard before.
 fn await_links(config: &Config, ports: &[Arc<Port>]) {
     let began = Instant::now();
-    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| is_nic(&p.device)) {
+    for (port, _) in ports.iter().zip(&config.ports).filter(|(_, p)| p.device.is_nic()) {
         while port.link().is_some_and(|l| !l.up) {
             if began.elapsed() > LINK_PATIENCE {
                 eprintln!(
@@ -470,25 +470,6 @@ fn retry(config: &Config, port: &Port) -> Retry {
     let first = usize::from(port.index());
     let shared = config.ports.iter().filter(|p| p.device == config.ports[first].device);
     shared.filter_map(|p| p.retry).next().unwrap_or_default()
-}
-
-/// PCI addresses EAL may touch when it starts. A device that is named by its MAC address is plugged in later, which takes the PCI bus:
-/// EAL has it when it may touch any device, be it one that is none.
-fn allowed<'a>(devices: impl Iterator<Item = &'a DeviceName>) -> Vec<String> {
-    const NONE: &str = "0000:00:00.0";
-    let address = |device: &DeviceName| match device {
-        DeviceName::Pci(address) => Some(address.clone()),
-        DeviceName::Mac(_) => Some(NONE.to_owned()),
-        _ => None,
-    };
-    let mut allowed: Vec<String> = devices.filter_map(address).collect();
-    allowed.dedup();
-    allowed
-}
-
-/// Whether the device is a NIC, whose link takes time to come up.
-fn is_nic(device: &DeviceName) -> bool {
-    matches!(device, DeviceName::Pci(_) | DeviceName::Mac(_))
 }
 
 /// The groups in which neighbors look for our IPv6 addresses (RFC 4861 section 7.2.1), the link-local one's being added by the

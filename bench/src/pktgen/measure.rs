@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use forwarder::config::Device;
 use forwarder::sync::StopFlag;
 use forwarder::wire::Mac;
 
@@ -153,7 +152,7 @@ pub fn measure(
         }
     };
     // What virtual devices say of their speed is a constant.
-    let nic = matches!(settings.setup.tx, Device::Pci(_));
+    let nic = settings.setup.tx.is_nic();
     let tx = facts(0);
     let line = settings.line.or(tx.link_mbps.filter(|_| nic).map(|mbps| u64::from(mbps) * 1_000_000));
     let start = Start {

@@ -62,15 +62,11 @@ pub(super) fn cores(chosen: Option<(usize, usize)>, node: Option<i32>) -> (usize
 /// Starts EAL on the calling thread with memory for so many packet buffers.
 pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> {
     let room = dpdk::data_room_for(setup.mtu);
-    let pci = |device: &Device| match device {
-        Device::Pci(address) => Some(address.clone()),
-        _ => None,
-    };
     Ok(Eal::init(&EalOptions {
         huge: setup.huge,
         memory_mb: Mempool::memory_mb(buffers, room, setup.huge) + 64,
         main_core: main,
-        pci: [Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten().filter_map(pci).collect(),
+        pci: EalOptions::pci_of([Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten()),
         // Its socket is of no use to anybody, and would be left behind by a kill.
         args: [&["--no-telemetry".to_owned()], &setup.eal[..]].concat(),
         ..EalOptions::default()

@@ -80,7 +80,7 @@ impl Running {
             huge: config.huge,
             memory_mb,
             main_core: main,
-            pci: config.links.iter().flat_map(|l| &l.ends).filter_map(pci).collect(),
+            pci: EalOptions::pci_of(config.links.iter().flat_map(|l| &l.ends)),
             args: quiet(),
             ..EalOptions::default()
         })?;
@@ -273,13 +273,6 @@ impl Job {
 /// EAL without its telemetry socket, so that no file comes to be; nobody would ask there.
 pub(super) fn quiet() -> Vec<String> {
     vec!["--no-telemetry".to_owned()]
-}
-
-fn pci(device: &Device) -> Option<String> {
-    match device {
-        Device::Pci(address) => Some(address.clone()),
-        _ => None,
-    }
 }
 
 /// The MTU that a port is opened with: a kernel interface's own, and of others what the link wants.

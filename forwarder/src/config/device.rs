@@ -152,6 +152,14 @@ fn pci(text: &str) -> Option<String> {
     valid.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
+impl Device {
+    /// Whether it is a NIC on the PCI bus: its link takes time to come up, and what it says of its speed is true.
+    #[must_use]
+    pub fn is_nic(&self) -> bool {
+        matches!(self, Device::Pci(_) | Device::Mac(_))
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

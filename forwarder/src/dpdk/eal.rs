@@ -9,6 +9,7 @@ use nix::unistd::{Pid, dup, dup2_stdout};
 
 use super::error::{DpdkError, errno_text, last_errno};
 use super::hugepages;
+use crate::config::Device;
 use crate::topology::Machine;
 
 /// How EAL is to start.
@@ -26,6 +27,22 @@ pub struct EalOptions {
     pub pci: Vec<String>,
     /// Further EAL options, configuration's first, command line's last. They win over the ones chosen here.
     pub args: Vec<String>,
+}
+
+impl EalOptions {
+    /// PCI addresses EAL may touch for these devices when it starts. A device that is named by its MAC address is plugged in later,
+    /// which takes the PCI bus: EAL has it when it may touch any device, be it one that is none.
+    pub fn pci_of<'a>(devices: impl Iterator<Item = &'a Device>) -> Vec<String> {
+        const NONE: &str = "0000:00:00.0";
+        let address = |device: &Device| match device {
+            Device::Pci(address) => Some(address.clone()),
+            Device::Mac(_) => Some(NONE.to_owned()),
+            _ => None,
+        };
+        let mut allowed: Vec<String> = devices.filter_map(address).collect();
+        allowed.dedup();
+        allowed
+    }
 }
 
 impl Default for EalOptions {
