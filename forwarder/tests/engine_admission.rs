@@ -155,6 +155,43 @@ fn refusals_are_counted_by_their_flow() {
     assert_eq!((tcp.admitted, tcp.refused, tcp.connections), (0, 0, 0));
 }
 
+/// What a target sends to a source that is no connection's yet is refused, and no longer once it is one's: its first answer has flags,
+/// or options, that the fast path leaves to the way on which refusals are remembered.
+#[test]
+fn targets_refused_before_their_connection_are_heard_in_it() {
+    let range = "[limits]\nsource_ports = \"40000-40000\"";
+    let six = |rig: &mut Rig, name, proto| {
+        rig.add(flow(name, proto, "[fd00::1]:5000", "[fd00:1::2]:6000", "fd00::/64"));
+    };
+    for proto in [Proto::Tcp, Proto::Udp] {
+        let mut rig = rig_with(range);
+        six(&mut rig, "six", proto);
+        let (body, answer) = match proto {
+            Proto::Tcp => (tcp(SYN), tcp(SYN | ACK)),
+            Proto::Udp => (udp(), udp()),
+        };
+        for (client, listen, source, target) in [
+            (CLIENT, LISTEN, "10.1.0.1:40000", TARGET),
+            ("[fd00::2]:4000", "[fd00::1]:5000", "[fd00:1::1]:40000", "[fd00:1::2]:6000"),
+        ] {
+            let mut stray = Packet::arriving(WAN, addr(target), addr(source), answer.clone(), b"late");
+            for n in 0..3 {
+                rig.drops_as(&format!("{target} {n}"), WAN, &stray.build(), DropReason::NoFlow);
+            }
+            let conn = rig.open(proto, LAN, client, listen, WAN, target);
+            assert_eq!(conn.source, addr(source), "the only one there is");
+            rig.relays_both(&conn, false, answer.clone(), b"");
+            rig.relays_both(&conn, true, body.clone(), b"again");
+            // Of a kind that is unusual over UDP, too.
+            if conn.client.is_ipv4() {
+                stray.ip_options = vec![7, 7, 4, 0, 0, 0, 0, 0];
+            }
+            rig.relays(WAN, &stray, LAN, &conn.back(&stray));
+        }
+        rig.balance();
+    }
+}
+
 #[test]
 fn a_flow_has_its_most_connections() {
     let mut rig = Rig::new("[timers]\nudp = 10");

@@ -1,7 +1,7 @@
 //! What was refused a moment ago: who keeps sending what no flow admits is told no without being asked who he is.
 //!
 //! Whether a flow listens and whether it allows the source follow from a packet's key and from the flows alone, so an answer holds
-//! until the flows change. A place is taken by the next refusal whose hash leads there; a flood that changes its key with every
+//! until the flows change, or a connection is opened whose key it is. A place is taken by the next refusal whose hash leads there; a flood that changes its key with every
 //! packet finds nothing here and takes the slow path.
 #![forbid(unsafe_code)]
 
@@ -60,6 +60,13 @@ impl Refused {
             && let Some(place) = self.0.get_mut(Self::place(hash))
         {
             *place = Entry { hash, key, epoch, flow, reason };
+        }
+    }
+
+    /// Forgets a refusal: this is a connection's key now.
+    pub(super) fn forget(&mut self, hash: u64, key: [u64; 2]) {
+        if let Some(place) = self.0.get_mut(Self::place(hash)).filter(|e| e.hash == hash && e.key == key) {
+            place.epoch = 0;
         }
     }
 }

@@ -336,6 +336,9 @@ impl<B: PacketBuf> Engine<B> {
         }
         for key in self.table.keys(n) {
             self.pairs.add(self.peers.number(), key.port, &key.addrs);
+            // The target may have been refused at this source before it was the connection's.
+            let (hash, words) = self.table.hash(&key);
+            self.refused.forget(hash, words);
         }
         Ok(n)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use forwarder::engine::DropReason;
 use forwarder::flow::Tuple;
+use forwarder::flow::fragments;
 use forwarder::flow::table::Endpoints;
 
 use super::packet::internet_checksum;
@@ -25,6 +26,8 @@ const LOCAL: [DropReason; 6] = [
 const FORGET: u64 = 15_200;
 /// Fragments until they are forgotten: so few that the relay has room for all of their datagrams, whatever its hash.
 const FRAGMENTS: usize = 40;
+/// Bursts, of a millisecond each, until they are forgotten: the reference knows of no identification that is used again.
+const BURSTS: u64 = fragments::AGAIN as u64 - 1;
 
 /// What was sent by each port.
 type Sent = [VecDeque<Vec<u8>>; 4];
@@ -46,6 +49,8 @@ pub struct Differential {
     pub reasons: BTreeSet<&'static str>,
     /// Fragments that waited in vain.
     given_up: u64,
+    /// Bursts since all datagrams were forgotten.
+    bursts: u64,
 }
 
 impl Differential {
@@ -69,6 +74,7 @@ impl Differential {
             pieces,
             reasons,
             given_up: 0,
+            bursts: 0,
         }
     }
 
@@ -78,11 +84,8 @@ impl Differential {
         let Err(difference) = self.burst(port, frames) else { return };
         // Which of them was it? Each once more, alone.
         let alone = frames.iter().find_map(|f| self.burst(port, std::slice::from_ref(f)).err());
-        let context = &self.context;
-        match alone {
-            Some(it) => panic!("{context}{it}"),
-            None => panic!("{context}not alone, but in a burst of {}: {difference}", frames.len()),
-        }
+        let alone = alone.unwrap_or_else(|| "no difference".into());
+        panic!("{}in a burst of {}: {difference}\neach once more, alone: {alone}", self.context, frames.len());
     }
 
     fn drops(&self, port: u8) -> [u64; DropReason::COUNT] {
@@ -95,6 +98,7 @@ impl Differential {
     pub fn settle(&mut self) {
         let timeout = |rig: &Rig| rig.drops().get("fragment_timeout").copied().unwrap_or(0);
         self.rig.advance(FORGET);
+        self.bursts = 0;
         self.given_up += self.model.forget_datagrams() as u64;
         assert_eq!(timeout(&self.rig), self.given_up, "{}waited in vain", self.context);
         assert_eq!(self.rig.ios[0].available(), self.rig.buffers, "{}buffers are missing", self.context);
@@ -104,9 +108,10 @@ impl Differential {
     }
 
     fn burst(&mut self, port: u8, frames: &[Vec<u8>]) -> Result<(), String> {
-        if self.model.fragments >= FRAGMENTS {
+        if self.model.fragments >= FRAGMENTS || self.bursts >= BURSTS {
             self.settle();
         }
+        self.bursts += 1;
         // So little that nothing expires.
         self.rig.clock.advance(1);
         let before = self.drops(port);
@@ -117,32 +122,17 @@ impl Differential {
         let mut sent: Sent = std::array::from_fn(|p| self.rig.take(p as u8).into());
         let mut expected = [0; DropReason::COUNT];
         let mut unanswered = 0;
+        let now = self.drops(port);
         for frame in frames {
-            match self.model.judge(port, frame) {
-                Verdict::Local => {
-                    let answers = &mut sent[usize::from(port)];
-                    if answers.pop_front_if(|answer| is_local_answer(answer)).is_none() {
-                        unanswered += 1;
-                    }
-                }
-                Verdict::Opens(n, out) => {
-                    self.opens(port, frame, (n, out), &sent)?;
-                    let verdict = self.model.judge(port, frame);
-                    if !matches!(verdict, Verdict::Relay(..) | Verdict::Cut(..)) {
-                        return Err(format!("{port} {frame:02x?} opens a connection it is not of"));
-                    }
-                    self.comes_out(port, frame, verdict, &mut sent, &mut expected)?;
-                }
-                Verdict::Piece(opens) => self.piece(port, frame, opens, &mut sent, &mut expected)?,
-                verdict => {
-                    if verdict.reason() == Some(DropReason::TooBig) {
-                        self.opens_unseen(port, frame)?;
-                    }
-                    self.comes_out(port, frame, verdict, &mut sent, &mut expected)?;
+            match self.fares(port, frame, &mut sent, &mut expected) {
+                Ok(answered) => unanswered += u64::from(!answered),
+                Err(difference) => {
+                    let all = DropReason::ALL.iter().filter(|r| now[**r as usize] > before[**r as usize]);
+                    let dropped: Vec<_> = all.map(|r| r.name()).collect();
+                    return Err(format!("{difference}\ndropped for {dropped:?}"));
                 }
             }
         }
-        let now = self.drops(port);
         let all = DropReason::ALL.iter();
         let differ: Vec<String> = all
             .filter_map(|reason| {
@@ -169,6 +159,38 @@ impl Differential {
             return Err(format!("port {port}, in {frames:02x?}\nbuffers are missing"));
         }
         Ok(())
+    }
+
+    /// What comes of a frame is right. Ok(false): it is one that may be answered here, and no answer came.
+    fn fares(
+        &mut self,
+        port: u8,
+        frame: &[u8],
+        sent: &mut Sent,
+        expected: &mut [u64; DropReason::COUNT],
+    ) -> Result<bool, String> {
+        match self.model.judge(port, frame) {
+            Verdict::Local => {
+                let answers = &mut sent[usize::from(port)];
+                return Ok(answers.pop_front_if(|answer| is_local_answer(answer)).is_some());
+            }
+            Verdict::Opens(n, out) => {
+                self.opens(port, frame, (n, out), sent)?;
+                let verdict = self.model.judge(port, frame);
+                if !matches!(verdict, Verdict::Relay(..) | Verdict::Cut(..)) {
+                    return Err(format!("{port} {frame:02x?} opens a connection it is not of"));
+                }
+                self.comes_out(port, frame, verdict, sent, expected)?;
+            }
+            Verdict::Piece(opens) => self.piece(port, frame, opens, sent, expected)?,
+            verdict => {
+                if verdict.reason() == Some(DropReason::TooBig) {
+                    self.opens_unseen(port, frame)?;
+                }
+                self.comes_out(port, frame, verdict, sent, expected)?;
+            }
+        }
+        Ok(true)
     }
 
     /// What has to come of a frame by itself has come of it.
@@ -248,10 +270,8 @@ impl Differential {
     ) -> Result<(), String> {
         let passed = match self.model.arrive(port, frame, opens) {
             Arrived::Waits => return Ok(()),
+            // It opens nothing, whoever may.
             Arrived::Refused(reason) => {
-                if opens.is_some() {
-                    self.opens_unseen(port, frame)?;
-                }
                 return self.comes_out(port, frame, Verdict::Drop(reason), sent, expected);
             }
             Arrived::Passes(passed) => passed,
