@@ -13,7 +13,7 @@ use crate::config::Idle;
 use crate::counters::WorkerCounters;
 use crate::engine::{ConnRow, DropReason, Edge, Engine, Output};
 use crate::flow::{Direction, Key, Millis};
-use crate::io::{Burst, PacketIo, PortIndex};
+use crate::io::{Burst, NAP, PacketIo, PortIndex};
 use crate::neighbor::{Contested, Neighbor};
 use crate::residence::Sampler;
 use crate::sync::StopFlag;
@@ -172,10 +172,24 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
             }
             empty = empty.saturating_add(1);
             if self.idle == Idle::Adaptive {
-                rest(empty);
+                self.rest(empty);
             }
         }
         self.finish()
+    }
+
+    /// [`rest`], and in place of naps, where devices wake workers, a wait for them.
+    fn rest(&mut self, empty: u32) {
+        /// Turns that find nothing before a wait: to be woken costs about as much.
+        const PATIENCE: u32 = 64;
+        /// Until the clock has work to do.
+        const TICK: Duration = Duration::from_millis(1);
+        if empty < PATIENCE || !self.io.wakes() {
+            return rest(empty);
+        }
+        // No device tells when it takes what it did not, nor of what other workers hand over.
+        let all_tell = self.out.held() == 0 && self.engine.is_alone();
+        self.io.wait(if all_tell { TICK } else { NAP });
     }
 
     /// One turn of the loop. Returns how many packets it found, in queues and handed over.
@@ -280,12 +294,11 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
     }
 }
 
-/// Lets others use the core after `empty` turns that found nothing: for a short pause between packets hardly, and in naps of
-/// 20 us when nothing comes for longer.
+/// Lets others use the core after `empty` turns that found nothing: for a short pause between packets hardly, and in naps
+/// ([`NAP`]) when nothing comes for longer.
 pub fn rest(empty: u32) {
     const SPINS: u32 = 32;
     const YIELDS: u32 = 256;
-    const NAP: Duration = Duration::from_micros(20);
     match empty {
         0..SPINS => std::hint::spin_loop(),
         SPINS..YIELDS => std::thread::yield_now(),

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dpdk_common::{eal, frame, options, settings};
+use etherparse::PacketBuilder;
 use forwarder::api::{PortInfo, Reply, Request};
 use forwarder::config::{Config, Device};
-use forwarder::dpdk::{Eal, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
-use forwarder::io::{PacketBuf, TxBatch};
+use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
+use forwarder::io::{Burst, PacketBuf, PacketIo, TxBatch};
 use forwarder::server::Server;
 use forwarder::service::{Handler, Peer};
 use forwarder::topology::Placement;
@@ -201,6 +202,61 @@ fn af_xdp_carries_every_byte_both_ways() {
     assert_eq!(near.0.driver(), "net_af_xdp");
     exchange(&pool, &mut near, &mut far, 1514);
     exchange(&pool, &mut far, &mut near, 1514);
+}
+
+/// An adaptive worker sleeps until the kernel has frames for its queue, and for no other one: every wait here is for an hour.
+fn wakes_whom_it_concerns(device: fn(String) -> Device, change: fn(&mut PortSettings)) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    if !veth(1500) {
+        return;
+    }
+    let eal = eal();
+    let pool = Mempool::new(&eal, "veth", 12_287, 0, data_room_for(1500), None).unwrap();
+    let (near, queues) = open(&eal, &pool, 0, device("near".into()), change);
+    let (_far, mut senders) = open(&eal, &pool, 1, device("far".into()), |_| ());
+    let mut workers: Vec<DpdkIo> =
+        queues.into_iter().map(|queue| DpdkIo::new(vec![queue], Arc::clone(&pool))).collect();
+    assert!(workers.iter().all(PacketIo::wakes));
+    let mut send = |flow: u16| {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], near.mac())
+            .ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64)
+            .udp(flow, 7)
+            .write(&mut bytes, b"wake up")
+            .unwrap();
+        let mut batch = TxBatch::from_iter([frame(&pool, &bytes)]);
+        while senders[0].tx(&mut batch) == 0 {}
+    };
+    let mut woken = vec![0; workers.len()];
+    for flow in 0..64 {
+        send(flow);
+        // Which worker's is it?
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut burst = Burst::new();
+        let place = loop {
+            assert!(Instant::now() < until, "nothing arrived within 10 s");
+            if let Some(place) = workers.iter_mut().position(|io| io.rx(0, &mut burst) > 0) {
+                break place;
+            }
+        };
+        burst.clear();
+        send(flow);
+        workers[place].wait(HOUR);
+        assert_eq!(workers[place].rx(0, &mut burst), 1, "flow {flow}");
+        woken[place] += 1;
+    }
+    assert!(woken.iter().all(|n| *n > 0), "one queue got nothing: {woken:?}");
+}
+
+#[test]
+fn af_packet_wakes_whom_it_concerns() {
+    wakes_whom_it_concerns(Device::AfPacket, |s| s.queues = 2);
+}
+
+#[test]
+fn af_xdp_wakes_whom_it_concerns() {
+    // A veth has no more that AF_XDP's driver would take.
+    wakes_whom_it_concerns(Device::AfXdp, |s| s.queues = 1);
 }
 
 #[test]

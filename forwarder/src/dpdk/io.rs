@@ -1,11 +1,13 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 
 use super::mbuf::{self, Mbuf};
 use super::mempool::Mempool;
 use super::queue::Queue;
-use crate::io::{Burst, MAX_DEVICES, PacketIo, PortIndex, TxBatch};
+use super::sockets::{self, Awaited};
+use crate::io::{Burst, MAX_DEVICES, NAP, PacketIo, PortIndex, TxBatch};
 
 /// A worker's queues, one of each device in the order of the devices' first ports, and the pool of its own packets.
 #[derive(Debug)]
@@ -130,6 +132,19 @@ impl PacketIo for DpdkIo {
     fn attend(&mut self) {
         if !self.exchange.orders.is_empty() {
             self.exchange();
+        }
+    }
+
+    fn wakes(&self) -> bool {
+        let mut queues = self.slots.iter().filter_map(|slot| slot.queue.as_ref());
+        queues.all(|q| q.socket().is_some())
+    }
+
+    fn wait(&mut self, at_most: Duration) {
+        let queues = self.slots.iter().filter_map(|slot| slot.queue.as_ref());
+        let awaited: Awaited = queues.filter_map(Queue::socket).take(MAX_DEVICES).collect();
+        if !sockets::wait(&awaited, at_most) {
+            std::thread::sleep(NAP);
         }
     }
 

@@ -26,6 +26,7 @@ mod port;
 mod queue;
 mod ring;
 mod rss;
+mod sockets;
 pub mod telemetry;
 mod thread;
 mod vhost;

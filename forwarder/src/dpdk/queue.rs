@@ -1,5 +1,6 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -21,16 +22,18 @@ pub struct Queue {
     may_strip: bool,
     /// The tags of the port's frames where the driver confuses their kinds and some have a service tag; else empty.
     confused: Box<[Tags]>,
+    /// What the device receives through, when it is a kernel interface; open as long as the port is.
+    socket: Option<RawFd>,
     _not_sync: PhantomData<Cell<()>>,
 }
 
 impl Queue {
-    pub(super) fn new(port: Arc<Port>, id: u16, may_strip: bool) -> Self {
+    pub(super) fn new(port: Arc<Port>, id: u16, may_strip: bool, socket: Option<RawFd>) -> Self {
         let settings = port.settings();
         let confuses = matches!(settings.device, Device::AfPacket(_))
             && settings.tags.iter().any(|tags| tags.outer.is_some());
         let confused = if confuses { settings.tags.as_slice().into() } else { Box::default() };
-        Self { port_id: port.port_id(), port, id, may_strip, confused, _not_sync: PhantomData }
+        Self { port_id: port.port_id(), port, id, may_strip, confused, socket, _not_sync: PhantomData }
     }
 
     /// The port it belongs to.
@@ -43,6 +46,11 @@ impl Queue {
     #[must_use]
     pub fn id(&self) -> u16 {
         self.id
+    }
+
+    /// The socket that has frames when the device has received some; none when it does not say so.
+    pub(super) fn socket(&self) -> Option<RawFd> {
+        self.socket
     }
 
     /// Appends what the device has received, up to the burst's free capacity. Never waits.
@@ -96,6 +104,7 @@ impl Queue {
             id: self.id,
             may_strip: self.may_strip,
             confused: Box::default(),
+            socket: None,
             _not_sync: PhantomData,
         };
         (RxQueue(self), TxQueue(twin))

@@ -538,6 +538,11 @@ impl<B: PacketBuf> Engine<B> {
         &self.counters
     }
 
+    /// Is there no other worker that may hand something over?
+    pub fn is_alone(&self) -> bool {
+        self.peers.is_alone()
+    }
+
     /// Packets that wait: for next hops, and for first fragments.
     pub fn pending(&self) -> usize {
         self.pending.len() + self.fragments.held()

@@ -68,6 +68,11 @@ impl<B> Peers<B> {
         self.me
     }
 
+    /// Is there no other worker?
+    pub(super) fn is_alone(&self) -> bool {
+        self.from.is_empty()
+    }
+
     /// Pushes a packet that came in at `port` to another worker, or gives it back.
     fn push(&mut self, to: usize, port: PortIndex, packet: B) -> Result<(), B> {
         match self.to.get_mut(to) {

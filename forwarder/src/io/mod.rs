@@ -7,6 +7,8 @@
 //! back to its pool when dropped.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use arrayvec::ArrayVec;
 
 pub mod memory;
@@ -32,6 +34,9 @@ pub const MAX_PORTS: usize = 64;
 
 /// Most devices one forwarder owns.
 pub const MAX_DEVICES: usize = 16;
+
+/// How long an adaptive worker sleeps at a time where nothing wakes it.
+pub const NAP: Duration = Duration::from_micros(20);
 
 /// A frame, beginning with its Ethernet header, without FCS.
 pub trait PacketBuf: Sized {
@@ -77,6 +82,15 @@ pub trait PacketIo {
     /// Is the device of `port` out of use? Then it receives nothing, and takes nothing to send.
     fn is_failed(&self, _port: PortIndex) -> bool {
         false
+    }
+    /// Do all devices in use wake a worker that waits?
+    fn wakes(&self) -> bool {
+        false
+    }
+    /// Lets others use the core until a device has received something, at most so long; where devices do not wake workers, for
+    /// [`NAP`].
+    fn wait(&mut self, _at_most: Duration) {
+        std::thread::sleep(NAP);
     }
     /// Gives dropped frames back in bulk; `burst` is empty afterwards.
     fn free(&mut self, burst: &mut Burst<Self::Buf>) {

@@ -85,7 +85,11 @@ impl Differential {
         // Which of them was it? Each once more, alone.
         let alone = frames.iter().find_map(|f| self.burst(port, std::slice::from_ref(f)).err());
         let alone = alone.unwrap_or_else(|| "no difference".into());
-        panic!("{}in a burst of {}: {difference}\neach once more, alone: {alone}", self.context, frames.len());
+        panic!(
+            "{}in a burst of {}: {difference}\neach once more, alone: {alone}",
+            self.context,
+            frames.len()
+        );
     }
 
     fn drops(&self, port: u8) -> [u64; DropReason::COUNT] {
