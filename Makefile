@@ -65,13 +65,13 @@ sanitize: ## run the C shim under the address, leak and undefined behaviour sani
 	scripts/sanitize.sh
 
 bench: deps deps-bench build ## measure: what a packet costs, the control server, and every approach side by side
-	$(BIN)/s2bench core --against testpmd,l3fwd
-	$(BIN)/s2bench control
 	@mkdir -p $(MEASURED)
+	$(BIN)/s2bench core --against testpmd,l3fwd --json $(MEASURED)/core.json
+	$(BIN)/s2bench control --json $(MEASURED)/control.json
 	$(BIN)/s2bench compare --json $(MEASURED)/compare.json
 
-report: build ## make a page, a table and CSV of what `make bench` compared
-	$(BIN)/s2bench report $(MEASURED)/compare.json --html $(MEASURED)/report.html --markdown $(MEASURED)/report.md \
+report: build ## make a page, a table and CSV of what `make bench` measured
+	$(BIN)/s2bench report $(MEASURED)/compare.json $(MEASURED)/core.json --html $(MEASURED)/report.html --markdown $(MEASURED)/report.md \
 	    --csv $(MEASURED)/report.csv
 
 deb: deps build ## make Debian packages in target/deb: s2ds with s2ctl, s2cs, s2uc, s2bench

@@ -345,7 +345,7 @@ impl Gateway {
             state.publish()
         };
         let until = Instant::now() + PATIENCE;
-        // A busy worker goes by the change within microseconds, a napping one within tens: a sleep is longer than either.
+        // A busy worker goes by the change within microseconds, one that sleeps within a millisecond.
         let mut tries = 0;
         while self.state().publisher.acknowledged() < epoch {
             if Instant::now() > until {
