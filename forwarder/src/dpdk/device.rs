@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{CString, c_int};
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use super::eal::Eal;
 use super::error::{DpdkError, errno_text};
 use super::lookup::{self, Interface};
 use super::port::PortSettings;
+use super::sockets::Before;
 use super::vhost;
 use crate::config::Device;
 use crate::wire::Mac;
@@ -62,6 +63,8 @@ pub(super) struct Attached {
     /// Flow rules were made.
     pub(super) has_rules: bool,
     vhost: Option<vhost::Served>,
+    /// Of a kernel interface, the sockets there were before it was plugged in.
+    before: Option<Before>,
     _eal: Arc<Eal>,
 }
 
@@ -127,6 +130,7 @@ impl Attached {
             started: false,
             has_rules: false,
             vhost: None,
+            before: Before::look(&settings.device),
             _eal: Arc::clone(eal),
         };
         // EAL has plugged in the PCI devices it was allowed when it started.
@@ -154,6 +158,11 @@ impl Attached {
         Ok(attached)
     }
 
+    /// What its queues receive through, in order, once they are set up; none when it does not tell.
+    pub(super) fn sockets(&self, queues: u16) -> Vec<RawFd> {
+        self.before.as_ref().map(|before| before.opened_since(queues)).unwrap_or_default()
+    }
+
     /// Somebody else plugged it in: it is not to be detached on the way out.
     fn not_ours(self) -> Fault {
         claims().remove(&self.name);
@@ -179,6 +188,7 @@ impl Attached {
             started: false,
             has_rules: false,
             vhost: None,
+            before: None,
             _eal: Arc::clone(eal),
         }
     }

@@ -6,7 +6,7 @@ use crossbeam::queue::ArrayQueue;
 use super::mbuf::{self, Mbuf};
 use super::mempool::Mempool;
 use super::queue::Queue;
-use super::sockets::{self, Awaited};
+use super::sockets;
 use crate::io::{Burst, MAX_DEVICES, NAP, PacketIo, PortIndex, TxBatch};
 
 /// A worker's queues, one of each device in the order of the devices' first ports, and the pool of its own packets.
@@ -87,6 +87,11 @@ impl DpdkIo {
         self.slots.get_mut(usize::from(*self.places.get(usize::from(port))?))?.queue.as_mut()
     }
 
+    /// Those of devices in use.
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.slots.iter().filter_map(|slot| slot.queue.as_ref())
+    }
+
     /// Where the queues are exchanged.
     #[must_use]
     pub fn desk(&self) -> QueueDesk {
@@ -136,14 +141,11 @@ impl PacketIo for DpdkIo {
     }
 
     fn wakes(&self) -> bool {
-        let mut queues = self.slots.iter().filter_map(|slot| slot.queue.as_ref());
-        queues.all(|q| q.socket().is_some())
+        self.queues().all(|q| q.socket().is_some())
     }
 
     fn wait(&mut self, at_most: Duration) {
-        let queues = self.slots.iter().filter_map(|slot| slot.queue.as_ref());
-        let awaited: Awaited = queues.filter_map(Queue::socket).take(MAX_DEVICES).collect();
-        if !sockets::wait(&awaited, at_most) {
+        if !sockets::wait(self.queues().filter_map(Queue::socket), at_most) {
             std::thread::sleep(NAP);
         }
     }

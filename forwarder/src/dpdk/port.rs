@@ -12,7 +12,6 @@ use super::mempool::Mempool;
 use super::queue::Queue;
 use super::ring::{self, Ring, RingPair};
 use super::rss::{self, Rss};
-use super::sockets::Before;
 use super::vhost::{self, Guest};
 use crate::api::Offload;
 use crate::config::Device;
@@ -165,17 +164,6 @@ pub struct PortStats {
     pub tx_errors: u64,
 }
 
-/// What a device that was plugged in comes from.
-#[derive(Default)]
-struct Origin<'a> {
-    /// Its sockets are those that were not there before.
-    before: Option<Before>,
-    /// The rings that it is made of.
-    rings: Vec<Arc<Ring>>,
-    /// What it was before it went.
-    identity: Option<&'a Identity>,
-}
-
 impl Port {
     /// Plugs the device in, sets it up, starts it, and hands out its queues.
     ///
@@ -188,9 +176,8 @@ impl Port {
         settings: PortSettings,
         pool: &Arc<Mempool>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let before = Before::look(&settings.device);
         match Attached::attach(eal, &settings) {
-            Ok(device) => Self::set_up(device, settings, pool, Origin { before, ..Origin::default() }),
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), None),
             Err(fault) => Err(fault.of(&settings)),
         }
     }
@@ -206,15 +193,9 @@ impl Port {
         pool: &Arc<Mempool>,
         identity: &Identity,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let before = Before::look(&settings.device);
         let attached = give_mac(&settings, identity.mac).and_then(|()| Attached::attach(eal, &settings));
         match attached {
-            Ok(device) => Self::set_up(
-                device,
-                settings,
-                pool,
-                Origin { before, identity: Some(identity), rings: Vec::new() },
-            ),
+            Ok(device) => Self::set_up(device, settings, pool, Vec::new(), Some(identity)),
             Err(fault) => Err(fault.of(&settings)),
         }
     }
@@ -231,7 +212,7 @@ impl Port {
     ) -> Result<RingPort, DpdkError> {
         let (device, rings, far_ends) =
             ring::port(&settings, ring_size, pool).map_err(|f| f.of(&settings))?;
-        let (port, queues) = Self::set_up(device, settings, pool, Origin { rings, ..Origin::default() })?;
+        let (port, queues) = Self::set_up(device, settings, pool, rings, None)?;
         Ok((port, queues, far_ends))
     }
 
@@ -239,16 +220,16 @@ impl Port {
         mut device: Attached,
         settings: PortSettings,
         pool: &Arc<Mempool>,
-        origin: Origin<'_>,
+        rings: Vec<Arc<Ring>>,
+        before: Option<&Identity>,
     ) -> Result<(Arc<Self>, Vec<Queue>), DpdkError> {
-        let (facts, identity) = match configure(&mut device, &settings, pool, origin.identity) {
+        let (facts, identity) = match configure(&mut device, &settings, pool, before) {
             Ok(made) => made,
             Err(fault) => return Err(fault.of(&settings)),
         };
         let queues = settings.queues;
         let may_strip = facts.capabilities.vlan_strip;
-        let sockets = origin.before.map(|before| before.opened_since(queues)).unwrap_or_default();
-        let rings = origin.rings;
+        let sockets = device.sockets(queues);
         let port =
             Arc::new(Self { device, _rings: rings, pool: Arc::clone(pool), settings, facts, identity });
         let queue = |id| Queue::new(Arc::clone(&port), id, may_strip, sockets.get(usize::from(id)).copied());

@@ -47,14 +47,11 @@ fn domain(fd: RawFd) -> Option<i32> {
     (err == 0).then_some(domain)
 }
 
-/// Sockets that a worker waits for.
-pub(super) type Awaited = ArrayVec<RawFd, MAX_DEVICES>;
-
 /// Waits until one of them has frames, at most so long. Returns false when one has a fault instead, and would end every wait at
 /// once.
-pub(super) fn wait(sockets: &Awaited, at_most: Duration) -> bool {
-    let of = |fd: &RawFd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 };
-    let mut polled: ArrayVec<libc::pollfd, MAX_DEVICES> = sockets.iter().map(of).collect();
+pub(super) fn wait(sockets: impl Iterator<Item = RawFd>, at_most: Duration) -> bool {
+    let of = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut polled: ArrayVec<libc::pollfd, MAX_DEVICES> = sockets.take(MAX_DEVICES).map(of).collect();
     let at_most =
         libc::timespec { tv_sec: at_most.as_secs() as libc::time_t, tv_nsec: at_most.subsec_nanos().into() };
     // SAFETY: as many entries as said; the time is only read, and no signal mask is given. A socket that was closed is a fault.

@@ -1,8 +1,8 @@
 //! What was refused a moment ago: who keeps sending what no flow admits is told no without being asked who he is.
 //!
 //! Whether a flow listens and whether it allows the source follow from a packet's key and from the flows alone, so an answer holds
-//! until the flows change, or a connection is opened whose key it is. A place is taken by the next refusal whose hash leads there; a flood that changes its key with every
-//! packet finds nothing here and takes the slow path.
+//! until the flows change, or a connection is opened whose key it is. A place is taken by the next refusal whose hash leads there; a
+//! flood that changes its key with every packet finds nothing here and takes the slow path.
 #![forbid(unsafe_code)]
 
 use super::DropReason;

@@ -334,12 +334,14 @@ impl<B: PacketBuf> Engine<B> {
         if t.tuple.proto == Proto::Tcp {
             self.table.cold_mut(n).seen = seen::CLIENT_SYN;
         }
-        for key in self.table.keys(n) {
+        let keys = self.table.keys(n);
+        for key in &keys {
             self.pairs.add(self.peers.number(), key.port, &key.addrs);
-            // The target may have been refused at this source before it was the connection's.
-            let (hash, words) = self.table.hash(&key);
-            self.refused.forget(hash, words);
         }
+        // The target may have been refused at this source before it was the connection's; the client was admitted.
+        let [_, by_target] = keys;
+        let (hash, words) = self.table.hash(&by_target);
+        self.refused.forget(hash, words);
         Ok(n)
     }
 
