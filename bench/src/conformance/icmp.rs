@@ -178,7 +178,7 @@ fn errors_about_nothing_are_dropped(lab: &mut Lab) -> Result<()> {
         let nobody = SocketAddr::new(conn.target.ip(), 9);
         let strange = [
             // Quotes a packet of no connection, one in the wrong direction, and one to a flow that was never opened.
-            Conn { source: lab.free_source(&conn)?, ..conn }.up_seen(b"x"),
+            Conn { source: lab.free_source(conn.source.ip())?, ..conn }.up_seen(b"x"),
             Conn { target: nobody, ..conn }.up_seen(b"x"),
             conn.down(b"x"),
             packet::udp(conn.client, conn.listen, b"x"),
@@ -542,7 +542,7 @@ fn own_errors_are_about_connections_only(lab: &mut Lab) -> Result<()> {
             lab.send(LAN, &p)?;
         }
         let outside = SocketAddr::new(host(WAN, 66, v4), 9997);
-        lab.send(WAN, &Packet { ttl: 1, ..first(UDP, outside, SocketAddr::new(own(WAN, v4), 40_001)) })?;
+        lab.send(WAN, &Packet { ttl: 1, ..first(UDP, outside, lab.free_source(own(WAN, v4))?) })?;
         lab.settle(WAN)?;
         lab.silent(LAN, "what strangers sent")?;
     }

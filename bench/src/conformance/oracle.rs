@@ -592,13 +592,12 @@ impl Lab {
         }
     }
 
-    /// The next port beside a connection's source that no connection came from: the relay chooses sources at random, and
-    /// the nearest may be an earlier test's.
-    pub(crate) fn free_source(&self, conn: &Conn) -> Result<SocketAddr> {
+    /// A port of a source address that no connection came from. The relay chooses sources at random, so that any fixed one
+    /// may be an earlier test's.
+    pub(crate) fn free_source(&self, address: IpAddr) -> Result<SocketAddr> {
         let taken: HashSet<u16> = self.connections(None)?.iter().map(|c| c.source.port()).collect();
-        let mut ports = (0..=u16::MAX).map(|n| conn.source.port() ^ n);
-        let free = ports.find(|p| *p != 0 && !taken.contains(p)).context("every port is a source")?;
-        Ok(SocketAddr::new(conn.source.ip(), free))
+        let free = (40_000..=u16::MAX).find(|p| !taken.contains(p)).context("every port is a source")?;
+        Ok(SocketAddr::new(address, free))
     }
 
     /// Stops the relay and looks at its ledger.

@@ -144,7 +144,8 @@ fn strangers_do_not_reach_a_client(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
         let conn = lab.open(&flow(v4, 5000), 40)?;
         let other_host = SocketAddr::new(host(WAN, 66, v4), conn.target.port());
-        let other_port = SocketAddr::new(conn.target.ip(), conn.target.port() + 1);
+        // A port that is no flow's target: another connection to that one might have the same source.
+        let other_port = SocketAddr::new(conn.target.ip(), 9);
         for stranger in [other_host, other_port] {
             for flags in ["S", "SA", "A", "R", "FA"] {
                 lab.send(WAN, &tcp(stranger, conn.source, segment(flags), b""))?;

@@ -170,7 +170,7 @@ fn an_unsolicited_syn_is_never_answered(lab: &mut Lab) -> Result<()> {
         let client = lab.client(LAN, 40, v4);
         let nowhere = std::net::SocketAddr::new(f.listen.ip(), 4996);
         lab.send(LAN, &first(TCP, client, nowhere))?;
-        let source = std::net::SocketAddr::new(own(WAN, v4), 40_002);
+        let source = lab.free_source(own(WAN, v4))?;
         lab.send(WAN, &tcp(f.target, source, segment("S"), b""))?;
     }
     while sent.elapsed() < Duration::from_millis(7500) {

@@ -328,7 +328,7 @@ fn time_exceeded_comes_from_the_relay(lab: &mut Lab) -> Result<()> {
 fn errors_about_nothing_are_dropped(lab: &mut Lab) -> Result<()> {
     for v4 in FAMILIES {
         let conn = open(lab, UDP, v4, 5020)?;
-        let other = lab.free_source(&conn)?;
+        let other = lab.free_source(conn.source.ip())?;
         let body = packet::udp(other, conn.target, b"about").bytes()?;
         let router: IpAddr = host(WAN, 77, !v4);
         let kind = if v4 { (1, 4) } else { (3, 3) };
