@@ -21,6 +21,7 @@ use crate::engine::{ConnRow, DropReason};
 use crate::flow::police::Police;
 use crate::flow::set::{CountPair, FlowCounters, POLICED};
 use crate::flow::{Direction, Flow, FlowSet, Tuple};
+use crate::io::PortIndex;
 use crate::neighbor::{Contested, Neighbor};
 use crate::net::Network;
 use crate::residence::{Counts, Histogram};
@@ -181,6 +182,14 @@ impl Gateway {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note that the link of a device is new, so that neighbors hear again who has its ports' addresses.
+    pub(crate) fn link_up(&self, device: PortIndex) {
+        for worker in &self.workers {
+            // One that is stuck says nothing anyway.
+            _ = worker.ask(Command::LinkUp(device));
+        }
     }
 
     /// How often each worker's loop has turned.

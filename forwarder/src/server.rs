@@ -176,7 +176,8 @@ impl Server {
         // It opens ports again, and so keeps what that takes.
         let keeper = {
             let stop = stop.clone();
-            let keeper = Keeper { eal: Arc::clone(&eal), slots, desks, events };
+            let (eal, gateway) = (Arc::clone(&eal), Arc::clone(&gateway));
+            let keeper = Keeper { eal, slots, desks, events, gateway };
             std::thread::Builder::new().name("ports".into()).spawn(move || keeper.run(&stop))?
         };
         Ok(Self {

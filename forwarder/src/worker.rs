@@ -56,6 +56,8 @@ pub enum Command {
         /// The same.
         contested: Vec<Contested>,
     },
+    /// The link of the device with this first port has come up: announce its ports' addresses, if this worker does.
+    LinkUp(PortIndex),
 }
 
 /// Records looked at for one `List`, so that listing never holds up packets for long.
@@ -261,6 +263,7 @@ impl<IO: PacketIo, C: Clock> Worker<IO, C> {
                 let room = contested.capacity();
                 contested.extend(self.engine.contested().take(room));
             }
+            Command::LinkUp(device) => self.engine.announce_again(*device),
         }
         // There is room: the service asks one thing at a time.
         let _ = self.mailbox.replies.push((number, command));

@@ -383,6 +383,8 @@ fn an_interface_goes_and_comes_back(kind: &str) {
         offloads_off("far");
     };
     ip("link delete near");
+    // A neighbor that learns from what nobody asked for.
+    std::fs::write("/proc/sys/net/ipv4/conf/default/arp_accept", "1").unwrap();
     far();
     pair("wnear", "wfar");
     ip("address add 10.8.0.9/24 dev wfar");
@@ -449,6 +451,12 @@ fn an_interface_goes_and_comes_back(kind: &str) {
     });
     ip("link set far up");
     until("the link up", || (show("lan").device.link.changes == 2).then_some(()));
+    // Nobody asks for the second address, which the kernel forgot with the link.
+    let announced = || {
+        let known = Command::new("ip").args(["neigh", "show", "10.9.0.2", "dev", "far"]).output().unwrap();
+        String::from_utf8(known.stdout).unwrap().contains(&mac).then_some(())
+    };
+    until("an announcement on the new link", announced);
     assert_eq!((show("wan").device.link.changes, passes(1)), (0, source));
 
     for round in 1..=AF_XDP_RETURNS {
@@ -468,6 +476,7 @@ fn an_interface_goes_and_comes_back(kind: &str) {
 
         far();
         until("the return", || show("lan").port.failure.is_none().then_some(()));
+        until("an announcement by the device that came back", announced);
         assert_eq!(passes(round * 10), source, "the connection is another");
         let shown = Command::new("ip").args(["link", "show", "near"]).output().unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();

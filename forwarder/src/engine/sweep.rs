@@ -10,7 +10,7 @@ use super::{Edge, Engine};
 use crate::engine::DropReason;
 use crate::flow::table::{Endpoints, seen};
 use crate::flow::{Direction, Found, Key, Millis};
-use crate::io::{PacketBuf, PacketIo};
+use crate::io::{PacketBuf, PacketIo, PortIndex};
 use crate::neighbor::{Announcement, Contested, Solicit, Wanted};
 
 /// The hand goes round a full table of any size in about this many milliseconds.
@@ -192,6 +192,12 @@ impl<B: PacketBuf> Engine<B> {
             }
         }
         (stop < end).then_some(stop)
+    }
+
+    /// Announces the own addresses of a device's ports anew, in the ticks that follow; the device is named by its first port.
+    pub fn announce_again(&mut self, device: PortIndex) {
+        let ports = &self.net.ports;
+        self.own.again(self.now, |port| ports.get(usize::from(port)).is_some_and(|p| p.device == device));
     }
 
     /// Own addresses that other stations claimed.

@@ -87,6 +87,7 @@ struct Own {
 #[derive(Debug)]
 pub struct Announcer {
     own: Vec<Own>,
+    announces: bool,
     defends: bool,
     /// Where the next tick goes on, and addresses with announcements left.
     cursor: usize,
@@ -99,13 +100,25 @@ impl Announcer {
         let mut own = Vec::new();
         for (port, l2) in (0..).zip(ports) {
             for address in l2.addresses() {
-                let times = if address.is_ipv4() { ARP.0 } else { ND.0 };
-                let left = if announces { times } else { 0 };
-                own.push(Own { port, address, left, due: 0, defended: None, rival: None, times: 0 });
+                own.push(Own { port, address, left: 0, due: 0, defended: None, rival: None, times: 0 });
             }
         }
-        let unfinished = own.iter().filter(|o| o.left > 0).count();
-        Announcer { own, defends, cursor: 0, unfinished }
+        let mut announcer = Announcer { own, announces, defends, cursor: 0, unfinished: 0 };
+        announcer.again(0, |_| true);
+        announcer
+    }
+
+    /// Has the addresses of the ports that are `of` interest announced from the beginning: their link is new, and what was
+    /// said before reached nobody, or another switch (RFC 5227 section 2.3).
+    pub fn again(&mut self, now: u32, of: impl Fn(PortIndex) -> bool) {
+        if !self.announces {
+            return;
+        }
+        for own in self.own.iter_mut().filter(|o| of(o.port)) {
+            own.left = if own.address.is_ipv4() { ARP.0 } else { ND.0 };
+            own.due = now;
+        }
+        self.unfinished = self.own.iter().filter(|o| o.left > 0).count();
     }
 
     /// Lets time pass; to be called about every 100 ms. Gives `emit` a bounded number of announcements.
@@ -196,6 +209,26 @@ mod tests {
         let expected = [(100, v4), (100, v6), (1100, v6), (2100, v4), (2100, v6)];
         assert_eq!(times(&mut Announcer::new(&[port(1)], true, true), 0, 100), expected);
         assert_eq!(times(&mut Announcer::new(&[port(1)], false, true), 0, 100), []);
+    }
+
+    #[test]
+    fn a_new_link_is_told_again_and_others_are_not() {
+        let mut announcer = Announcer::new(&[port(1), port(2)], true, true);
+        assert_eq!(times(&mut announcer, 0, 100).len(), (2 + 3) + (2 * 2 + 3));
+        let mut said = Vec::new();
+        // In the middle of it once more, and across the wrap of time.
+        announcer.again(u32::MAX - 1_000, |port| port == 1);
+        announcer.tick(u32::MAX - 950, &mut |a| said.push(a));
+        assert_eq!(said.len(), 3, "{said:?}");
+        announcer.again(u32::MAX - 900, |port| port == 1);
+        for n in 1..=100 {
+            announcer.tick((u32::MAX - 900).wrapping_add(100 * n), &mut |a| said.push(a));
+        }
+        assert_eq!(said.len(), 3 + 2 * 2 + 3, "{said:?}");
+        assert!(said.iter().all(|a| a.port == 1));
+        let mut silent = Announcer::new(&[port(1)], false, true);
+        silent.again(0, |_| true);
+        assert_eq!(times(&mut silent, 0, 100), []);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::life::Life;
 use crate::api::{Descriptors, DeviceDetail, GuestDetail, LinkDetail};
 use crate::config::Retry;
 use crate::dpdk::{self, Eal, Event, Events, Facts, Identity, Mempool, Port, PortSettings, QueueDesk};
-use crate::gateway::{Device, DeviceStatus};
+use crate::gateway::{Device, DeviceStatus, Gateway};
 use crate::io::PortIndex;
 use crate::sync::StopFlag;
 
@@ -145,6 +145,7 @@ pub(super) struct Keeper {
     /// One a worker.
     pub(super) desks: Vec<QueueDesk>,
     pub(super) events: Events,
+    pub(super) gateway: Arc<Gateway>,
 }
 
 impl Keeper {
@@ -163,7 +164,12 @@ impl Keeper {
         let mut state = slot.state();
         let Some(port) = state.port.as_ref().filter(|port| port.concerns(event)).cloned() else { return };
         match event {
-            Event::Link(_) => note_link(&mut state, &port),
+            Event::Link(_) => {
+                if note_link(&mut state, &port) {
+                    drop(state);
+                    self.gateway.link_up(slot.index());
+                }
+            }
             Event::Broken(_, why) => self.fail(slot, &mut state, (*why).to_owned()),
             Event::Removed(place) => {
                 self.fail(slot, &mut state, format!("device {place} is removed from the machine"));
@@ -190,7 +196,10 @@ impl Keeper {
             self.fail(slot, &mut state, format!("interface {name} is gone, or was made anew"));
         } else if !state.facts.capabilities.link_interrupt && state.asked + ASK <= now {
             state.asked = now;
-            note_link(&mut state, &port);
+            if note_link(&mut state, &port) {
+                drop(state);
+                self.gateway.link_up(slot.index());
+            }
         }
     }
 
@@ -228,10 +237,16 @@ impl Keeper {
                 state.facts = port.facts().clone();
                 state.interface = interface(&slot.settings);
                 eprintln!("s2ds: {}", state.life.reopened(now));
-                _ = state.life.link(now, port.link());
+                let link = port.link();
+                _ = state.life.link(now, link);
                 state.port = Some(port);
+                drop(state);
                 for (desk, queue) in self.desks.iter().zip(queues) {
                     desk.order(slot.index(), Some(queue));
+                }
+                // Where the driver does not tell of a link, there is one.
+                if link.is_none_or(|link| link.up) {
+                    self.gateway.link_up(slot.index());
                 }
             }
             Err(e) => {
@@ -243,8 +258,12 @@ impl Keeper {
     }
 }
 
-fn note_link(state: &mut State, port: &Port) {
-    if let Some(line) = state.life.link(Instant::now(), port.link()) {
+/// Whether the link has come up.
+fn note_link(state: &mut State, port: &Port) -> bool {
+    let link = port.link();
+    let line = state.life.link(Instant::now(), link);
+    if let Some(line) = &line {
         eprintln!("s2ds: {line}");
     }
+    line.is_some() && link.is_some_and(|link| link.up)
 }
