@@ -185,7 +185,7 @@ impl Gateway {
     }
 
     /// Takes note that the link of a device is new, so that neighbors hear again who has its ports' addresses.
-    pub(crate) fn link_up(&self, device: PortIndex) {
+    pub fn link_up(&self, device: PortIndex) {
         for worker in &self.workers {
             // One that is stuck says nothing anyway.
             _ = worker.ask(Command::LinkUp(device));

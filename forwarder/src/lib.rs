@@ -20,8 +20,7 @@ pub mod neighbor;
 pub mod net;
 #[cfg(feature = "dpdk")]
 pub mod notify;
-#[cfg(feature = "dpdk")]
-mod pools;
+pub mod pools;
 #[cfg(feature = "dpdk")]
 pub mod privilege;
 pub mod residence;

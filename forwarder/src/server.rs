@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod life;
+mod pools;
 mod ports;
 
 use std::sync::Arc;
@@ -18,24 +19,21 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::config::{AddressCheck, Config, Device as DeviceName, PortConfig, Retry};
-use crate::dpdk::{
-    self, DpdkIo, Eal, EalOptions, Events, Mempool, PoolSettings, Port, PortSettings, Queue, Steer,
-    WorkerThread,
-};
+use crate::dpdk::{self, DpdkIo, Eal, EalOptions, Events, Port, PortSettings, Queue, Steer, WorkerThread};
 use crate::engine::{DropReason, engines};
 use crate::flow::steering::How;
 use crate::gateway::{Device, Gateway};
 use crate::neighbor::claim::{Claim, ClaimPort};
 use crate::net::Network;
 use crate::notify::Watchdog;
-use crate::pools::{self, Pools};
+use crate::pools::{Plan, descriptors, device_mtu};
 use crate::privilege::{Limits, Privileges};
 use crate::service::{Running, Service};
 use crate::sync::StopFlag;
 use crate::topology::Placement;
-use crate::wire::eth::TAG;
 use crate::wire::{Mac, icmpv6};
 use crate::worker::{Clock, Worker, WorkerHandle};
+use pools::Pools;
 use ports::{Keeper, PortDevice, Slot};
 
 /// How often leases and drained flows are looked at.
@@ -91,19 +89,16 @@ impl Server {
         let privileges = Privileges::enter(&config, &eal_args)?;
         let config = Arc::new(config);
         let devices: Vec<Vec<&PortConfig>> = config.devices().collect();
-        let mtu = devices.iter().map(|ports| device_mtu(ports)).max().unwrap_or(1500);
-        let data_room = dpdk::data_room_for(mtu);
-        let wanted = pools::settings(&config, placement);
-        let mb = |pool: &PoolSettings| Mempool::memory_mb(pool.count, data_room, config.eal.huge);
+        let plan = Plan::new(&config, placement);
         let eal = Eal::init(&EalOptions {
             huge: config.eal.huge,
-            memory_mb: wanted.iter().map(mb).sum(),
-            node_mb: wanted.iter().filter_map(|pool| Some((pool.numa_node?, mb(pool)))).collect(),
+            memory_mb: plan.pools.iter().map(|pool| plan.memory_mb(*pool)).sum(),
+            node_mb: plan.pools.iter().filter_map(|pool| Some((pool.node?, plan.memory_mb(*pool)))).collect(),
             main_core: placement.main,
             pci: EalOptions::pci_of(devices.iter().filter_map(|ports| Some(&ports.first()?.device))),
             args: config.eal.args.iter().cloned().chain(eal_args).collect(),
         })?;
-        let pools = Pools::new(&eal, &wanted, data_room)?;
+        let pools = Pools::new(&eal, &plan)?;
 
         let (events, deaf) = Events::listen(&eal);
         deaf.iter().for_each(|what| eprintln!("s2ds: {what}"));
@@ -270,7 +265,7 @@ fn open(
     for shared in config.devices() {
         let Some(first) = shared.first() else { continue };
         let addresses: Vec<ipnet::IpNet> = shared.iter().flat_map(|p| &p.addresses).copied().collect();
-        let (rx_descriptors, tx_descriptors) = pools::descriptors(&shared);
+        let (rx_descriptors, tx_descriptors) = descriptors(&shared);
         let settings = PortSettings {
             index: config.first_of_device(first),
             name: first.name.clone(),
@@ -453,17 +448,6 @@ fn telemetry(eal: &Eal, gateway: &Arc<Gateway>) {
         };
         workers.chain(flows).flat_map(figures).collect()
     });
-}
-
-/// Largest layer 3 packet of a device with these ports. Devices and kernels leave room for one 802.1Q tag beside it; what more
-/// the frames of a port have counts as a part of the packet.
-fn device_mtu(ports: &[&PortConfig]) -> u16 {
-    let mtu = |p: &&PortConfig| match (p.outer_vlan, p.vlan) {
-        (None, _) => p.mtu,
-        (Some(_), None) => p.mtu + TAG as u16,
-        (Some(_), Some(_)) => p.mtu + 2 * TAG as u16,
-    };
-    ports.iter().map(mtu).max().unwrap_or(1500)
 }
 
 /// What is to be done when a port's device fails.

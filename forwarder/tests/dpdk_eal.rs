@@ -10,9 +10,9 @@ use arrayvec::ArrayVec;
 use dpdk_common::{eal, frame, options, pool, settings};
 use forwarder::config::Device;
 use forwarder::dpdk::{
-    Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, WorkerThread, data_room_for, rdtsc,
-    telemetry, tsc_hz,
+    Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, WorkerThread, rdtsc, telemetry, tsc_hz,
 };
+use forwarder::pools::{self, data_room_for};
 use forwarder::topology::Machine;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -75,7 +75,7 @@ impl Drop for Reserved {
 
 #[test]
 fn hugepages_are_used_where_there_are_some() {
-    let memory_mb = Mempool::memory_mb(8191, data_room_for(1500), true);
+    let memory_mb = pools::memory_mb(8191, data_room_for(1500), true);
     let Some(_reserved) = Reserved::more(64) else { return };
     // Where there is one node, all pages are on it.
     let machine = Machine::here().unwrap();
@@ -169,7 +169,7 @@ fn a_pool_counts_its_mbufs() {
 /// Tries with exactly the memory that is said to be needed, without hugepages.
 fn memory_suffices(count: u32, mtu: u16) {
     let room = data_room_for(mtu);
-    let memory_mb = Mempool::memory_mb(count, room, false);
+    let memory_mb = pools::memory_mb(count, room, false);
     let eal = Eal::init(&EalOptions { memory_mb, ..options() }).unwrap();
     Mempool::new(&eal, "exact", count, 256, room, None).unwrap();
 }

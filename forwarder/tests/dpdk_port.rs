@@ -9,8 +9,9 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use dpdk_common::{eal, frame, pool, settings};
 use forwarder::config::Device;
-use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings, data_room_for};
+use forwarder::dpdk::{DpdkIo, Eal, Mbuf, Mempool, Port, PortSettings};
 use forwarder::io::{BURST, Burst, PacketBuf, PacketIo, TxBatch};
+use forwarder::pools::data_room_for;
 use forwarder::wire::Tags;
 
 fn vdev(text: &str) -> Device {

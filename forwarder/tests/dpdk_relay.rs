@@ -18,13 +18,14 @@ use dpdk_common::{options, settings};
 use forwarder::api::Stats;
 use forwarder::config::{Config, Device, Idle};
 use forwarder::dpdk::{
-    DpdkIo, Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, Queue, RingPair, data_room_for,
+    DpdkIo, Eal, EalOptions, Mbuf, Mempool, PoolSettings, Port, PortSettings, Queue, RingPair,
 };
 use forwarder::engine::engines;
 use forwarder::gateway::Gateway;
 use forwarder::io::pcap::Pcap;
 use forwarder::io::{Burst, PacketBuf};
 use forwarder::net::Network;
+use forwarder::pools::data_room_for;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
 use forwarder::wire::Mac;

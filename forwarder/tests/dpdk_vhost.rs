@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use dpdk_common::{eal, frame, options, pool, settings};
 use forwarder::config::Device;
-use forwarder::dpdk::{Guest, Mbuf, Mempool, Port, PortSettings, Queue, data_room_for};
+use forwarder::dpdk::{Guest, Mbuf, Mempool, Port, PortSettings, Queue};
 use forwarder::io::{Burst, PacketBuf, TxBatch};
+use forwarder::pools::data_room_for;
 use forwarder::wire::checksum;
 
 /// How long the other process may take.

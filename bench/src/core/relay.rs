@@ -10,6 +10,7 @@ use forwarder::engine::engines;
 use forwarder::gateway::Gateway;
 use forwarder::io::{BURST, Burst, PacketBuf, PortIndex};
 use forwarder::net::Network;
+use forwarder::pools;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
 use forwarder::wire::Mac;
@@ -124,10 +125,10 @@ struct Bed {
 
 /// Starts EAL on the calling thread. As EAL's main thread it has a mempool cache, as a worker must.
 pub(super) fn start(core: usize, huge: bool, mtu: u16) -> Result<(Arc<Eal>, Arc<Mempool>)> {
-    let room = dpdk::data_room_for(mtu);
+    let room = pools::data_room_for(mtu);
     let eal = Eal::init(&EalOptions {
         huge,
-        memory_mb: Mempool::memory_mb(MBUFS, room, huge) + 64,
+        memory_mb: pools::memory_mb(MBUFS, room, huge) + 64,
         main_core: core,
         ..EalOptions::default()
     })?;

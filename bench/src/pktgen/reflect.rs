@@ -10,6 +10,7 @@ use anyhow::Result;
 use arrayvec::ArrayVec;
 use forwarder::dpdk::{self, Mbuf, Mempool, Port, rdtsc};
 use forwarder::io::{BURST, PacketBuf};
+use forwarder::pools;
 use forwarder::sync::StopFlag;
 use forwarder::wire::{Delta, Mac};
 use serde::{Deserialize, Serialize};
@@ -68,7 +69,7 @@ pub fn run(
     let core = setup.cores.map(|(tx, _)| tx).or(have.last().copied()).unwrap_or(0);
     let main = have.iter().copied().find(|c| *c != core).unwrap_or(core);
     let eal = eal(&setup, main, MBUFS)?;
-    let pool = Mempool::new(&eal, "packets", MBUFS, 256, dpdk::data_room_for(setup.mtu), None)?;
+    let pool = Mempool::new(&eal, "packets", MBUFS, 256, pools::data_room_for(setup.mtu), None)?;
     let (port, mut queues) = Port::open(&eal, port_settings(&setup, 0), &pool)?;
     wait_for_link(&port, stop)?;
     let mut l2 = l2(&setup, 0, Mac(port.mac()));

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use forwarder::dpdk::{self, Eal, Mbuf, Mempool, Port};
 use forwarder::io::PacketBuf;
 use forwarder::neighbor::Solicit;
+use forwarder::pools;
 use forwarder::sync::StopFlag;
 use forwarder::topology::Machine;
 use forwarder::wire::Mac;
@@ -90,7 +91,7 @@ impl Session {
         let places = if setup.rx.is_none() || setup.rx.as_ref() == Some(&setup.tx) { 1 } else { 2 };
         let receive = RECEIVE_MBUFS * places as u32;
         let eal = eal(&setup, main, SEND_MBUFS + receive)?;
-        let room = dpdk::data_room_for(setup.mtu);
+        let room = pools::data_room_for(setup.mtu);
         let pool = Mempool::new(&eal, "send", SEND_MBUFS, CACHE, room, node)?;
         prepare(&pool);
         let receive = Mempool::new(&eal, "receive", receive, CACHE, room, node)?;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use forwarder::config::Device;
-use forwarder::dpdk::{self, Eal, EalOptions, Mempool, Port, PortSettings, WorkerThread};
+use forwarder::dpdk::{Eal, EalOptions, Port, PortSettings, WorkerThread};
 use forwarder::neighbor::PortL2;
+use forwarder::pools;
 use forwarder::sync::StopFlag;
 use forwarder::topology::Machine;
 use forwarder::wire::{Mac, Tags, icmpv6};
@@ -61,10 +62,10 @@ pub(super) fn cores(chosen: Option<(usize, usize)>, node: Option<i32>) -> (usize
 
 /// Starts EAL on the calling thread with memory for so many packet buffers.
 pub(super) fn eal(setup: &Setup, main: usize, buffers: u32) -> Result<Arc<Eal>> {
-    let room = dpdk::data_room_for(setup.mtu);
+    let room = pools::data_room_for(setup.mtu);
     Ok(Eal::init(&EalOptions {
         huge: setup.huge,
-        memory_mb: Mempool::memory_mb(buffers, room, setup.huge) + 64,
+        memory_mb: pools::memory_mb(buffers, room, setup.huge) + 64,
         main_core: main,
         pci: EalOptions::pci_of([Some(&setup.tx), setup.rx.as_ref()].into_iter().flatten()),
         // Its socket is of no use to anybody, and would be left behind by a kill.

@@ -11,6 +11,7 @@ use forwarder::dpdk::{
     self, DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, PortSettings, Queue, WorkerThread,
 };
 use forwarder::io::{PortIndex, TX_BATCH};
+use forwarder::pools;
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
 
@@ -66,9 +67,9 @@ impl Running {
         });
         let mtus: Vec<[u16; 2]> = mtus.collect::<Result<_>>()?;
         let largest = mtus.iter().flatten().max().copied().unwrap_or(MTU);
-        let data_room = dpdk::data_room_for(largest);
+        let data_room = pools::data_room_for(largest);
         let count = mbufs(&config, &mtus)?;
-        let memory_mb = Mempool::memory_mb(count, data_room, config.huge);
+        let memory_mb = pools::memory_mb(count, data_room, config.huge);
         ensure!(
             memory_mb as u64 <= config.memory >> 20,
             "the links hold up to {count} packets, which take {memory_mb} MiB, and the limit is {} MiB; raise it with \

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use forwarder::config::PortConfig;
-use forwarder::engine::HANDOVER;
-use forwarder::flow::fragments::{HELD_FRIENDS, HELD_STRANGERS};
-use forwarder::io::TX_BATCH;
-use forwarder::topology::{self, Hugepages, Node};
+use forwarder::config::Config;
+use forwarder::pools::Plan;
+use forwarder::topology::{self, Hugepages, Node, Placement};
 
 use super::Scene;
 use super::finding::{Finding, Mend, Subject::Memory, Write};
@@ -17,35 +15,21 @@ pub(super) fn check(scene: &Scene<'_>, out: &mut Vec<Finding>) {
     out.extend(balancing(scene));
 }
 
-/// MiB of packet memory of each pool, about, and its NUMA node; s2ds says itself at start how much it lacks. As its pools are made:
-/// each has room for the receive descriptors of its node's devices and for what of all others can hold its packets.
+/// MiB of packet memory of each pool and its NUMA node; s2ds says itself at start how much it lacks.
 fn needs(scene: &Scene<'_>) -> Vec<(Option<i32>, u64)> {
-    const DESCRIPTORS: usize = 1024;
-    const HELD: usize = 2 * 256 + 2048 + HELD_FRIENDS + HELD_STRANGERS;
-    /// Headers of an mbuf and of its pool, in bytes.
-    const BESIDES: usize = 512;
-    const DEVICES_MB: u64 = 16;
-    /// Without a configuration: two ports with jumbo frames, and as many workers as `cores = "auto"` takes at most.
-    const WORKERS: usize = 4;
-    const PORTS: usize = 2;
-    let mtu = scene.devices.iter().map(|d| usize::from(d.mtu)).max().unwrap_or(9000);
-    let bytes = (mtu + 88).max(2048).next_multiple_of(1024) + BESIDES;
-    let pool = |workers: usize, ports: usize, devices: usize, own: usize| {
-        let each = (own + devices) * DESCRIPTORS + ports * TX_BATCH + HELD;
-        let count = workers * each + workers * workers.saturating_sub(1) * HANDOVER;
-        (count * bytes).div_ceil(1 << 20) as u64 + DEVICES_MB
+    let plan = match (scene.config, &scene.placement) {
+        (Some(config), Some(placement)) => Plan::new(config, placement),
+        _ => in_general(),
     };
-    let (Some(config), Some(placement)) = (scene.config, &scene.placement) else {
-        return vec![(None, pool(WORKERS, PORTS, PORTS, PORTS))];
-    };
-    let of_device = |ports: &Vec<&PortConfig>| {
-        let index = usize::from(config.first_of_device(ports.first()?));
-        placement.ports.get(index).map(|p| p.pool)
-    };
-    let nodes: Vec<Option<i32>> = config.devices().filter_map(|ports| of_device(&ports)).collect();
-    let own = |node: &Option<i32>| nodes.iter().filter(|n| *n == node).count();
-    let mb = |node: &Option<i32>| pool(placement.workers.len(), config.ports.len(), nodes.len(), own(node));
-    placement.pools().iter().map(|node| (*node, mb(node))).collect()
+    plan.pools.iter().map(|pool| (pool.node, plan.memory_mb(*pool) as u64)).collect()
+}
+
+/// Without a configuration: two NICs with jumbo frames, and as many workers as `cores = "auto"` takes at most.
+fn in_general() -> Plan {
+    const TEXT: &str = "[[port]]\nname = \"lan\"\ndevice = \"0000:01:00.0\"\nmtu = 9000\naddresses = [\"10.1.0.1/24\"]\n\
+                        [[port]]\nname = \"wan\"\ndevice = \"0000:01:00.1\"\nmtu = 9000\naddresses = [\"10.2.0.1/24\"]\n";
+    let config = Config::parse(TEXT, "two ports").unwrap_or_default();
+    Plan::new(&config, &Placement::on_cores(0, &[1, 2, 3, 4], config.ports.len()))
 }
 
 /// Where hugepages are: a node, or the whole machine where it has one at most.
@@ -105,7 +89,7 @@ fn hugepages(scene: &Scene<'_>, out: &mut Vec<Finding>) {
         };
         let (total, free) = (place.mb(|h| h.total), place.mb(|h| h.free));
         let is = format!("{total} MiB, {free} free");
-        let should = format!("{need} MiB free, about");
+        let should = format!("{need} MiB free");
         out.push(match need {
             0 => Finding::ok(Memory, what, is).should("none needed here"),
             _ if scene.told.ports.is_some() && total > free => {

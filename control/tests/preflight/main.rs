@@ -390,3 +390,19 @@ fn names_in_sys_are_only_names() {
     }
     assert!(report.worst() < Severity::Problem);
 }
+
+#[test]
+fn hugepages_are_counted_as_s2ds_counts_them() {
+    let need = |config: Option<&str>| -> u64 {
+        let report = laptop().check(config, None, &Told::default());
+        let should = find(&report, "hugepages").should.clone();
+        should.split(' ').next().and_then(|mb| mb.parse().ok()).unwrap_or_else(|| panic!("{should}"))
+    };
+    let ring = LAPTOP.replacen("[[port]]\n", "[[port]]\nrx_descriptors = 9216\n", 1);
+    assert_ne!(ring, LAPTOP);
+    // A worker's ring of 8,192 buffers more, 2 KiB each and half a KiB beside that, is 20 MiB.
+    let (plain, more) = (need(Some(LAPTOP)), need(Some(&ring)));
+    assert!((19..=21).contains(&(more - plain)), "{plain} and {more} MiB");
+    // In general: four workers, two ports, 9000 bytes.
+    assert!(need(None) > 8 * plain, "{} MiB", need(None));
+}

@@ -21,6 +21,7 @@ use super::port::PortSettings;
 use super::sockets::Before;
 use super::vhost;
 use crate::config::Device;
+use crate::pools::data_room_for;
 use crate::wire::Mac;
 
 /// What was wrong and what to do, before the port's name is put to it.
@@ -487,7 +488,7 @@ fn place(settings: &PortSettings) -> Result<Place, Fault> {
         Device::Tap(name) => vdev("net_tap", format!("iface={name}")),
         Device::Memif(path) => {
             let role = if listens(path) { "client" } else { "server" };
-            let bsize = ring_frame(settings.mtu);
+            let bsize = data_room_for(settings.mtu);
             vdev(
                 "net_memif",
                 format!("role={role},socket={},socket-abstract=no,bsize={bsize}", path.display()),
@@ -527,19 +528,12 @@ fn listens(path: &Path) -> bool {
     connected.is_ok()
 }
 
-/// Bytes of a kernel ring frame (and of an mbuf) for frames of this MTU: Ethernet header, two VLAN tags, and what the
-/// kernel puts before the frame (struct tpacket2_hdr, struct sockaddr_ll and alignment, 66 bytes).
-pub(super) fn ring_frame(mtu: u16) -> u16 {
-    const BESIDES: u16 = 14 + 8 + 66;
-    mtu.saturating_add(BESIDES).max(2048).checked_next_multiple_of(1024).unwrap_or(63 * 1024)
-}
-
 /// Arguments of net_af_packet. The driver takes the frames of the kernel's ring to lie without gaps, so a block must be a
 /// multiple both of the page and of the frame.
 fn af_packet(interface: &str, queues: u16, mtu: u16) -> String {
     const PAGE: u32 = 4096;
     const RING: u32 = 4 << 20;
-    let frame = u32::from(ring_frame(mtu));
+    let frame = u32::from(data_room_for(mtu));
     let block = (1..=4).map(|n| n * frame).find(|b| b % PAGE == 0).unwrap_or(4 * frame);
     let count = (RING / block) * (block / frame);
     format!("iface={interface},qpairs={queues},blocksz={block},framesz={frame},framecnt={count}")
@@ -592,7 +586,6 @@ mod tests {
             assert_eq!(count % (block / frame), 0, "{args}");
             assert!(count >= 256, "{args}");
         }
-        assert_eq!(ring_frame(u16::MAX) % 1024, 0);
     }
 
     #[test]

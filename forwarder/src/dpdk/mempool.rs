@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::device::ring_frame;
 use super::eal::Eal;
 use super::error::{DpdkError, errno_text, last_errno};
 use super::mbuf::{self, Mbuf};
+use crate::pools::{HEADROOM, MBUF};
+
+const _: () =
+    assert!(MBUF == dpdk_sys::S2_SIZEOF_MBUF as usize && HEADROOM == dpdk_sys::S2_HEADROOM as usize);
 
 /// A pool of equal mbufs.
 ///
@@ -50,32 +53,8 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-/// Bytes an mbuf must hold to receive any frame of this MTU (bytes, layer 3) in one segment, on every kind of device.
-#[must_use]
-pub fn data_room_for(mtu: u16) -> u16 {
-    ring_frame(mtu)
-}
-
 impl Mempool {
-    /// MiB of memory that EAL needs for a pool of this size and for the devices beside it.
-    ///
-    /// Without hugepages an mbuf of up to 4096 bytes never crosses a page, and so may take up a whole one.
-    #[must_use]
-    pub fn memory_mb(count: u32, data_room: u16, huge: bool) -> usize {
-        const PAGE: usize = 4096;
-        /// Room for queues and the devices' own structures.
-        const DEVICES: usize = 16 << 20;
-        /// The pool's header and trailer of an object, its alignment, and its slot in the pool's ring.
-        const BESIDES: usize = 256;
-        let mbuf = dpdk_sys::S2_SIZEOF_MBUF as usize
-            + dpdk_sys::S2_HEADROOM as usize
-            + usize::from(data_room)
-            + BESIDES;
-        let each = if !huge && mbuf <= PAGE { PAGE / (PAGE / mbuf) + 16 } else { mbuf };
-        (count as usize * each + DEVICES).div_ceil(1 << 20)
-    }
-
-    /// Makes a pool of `count` mbufs, each with room for `data_room` bytes (see [`data_room_for`]) behind its headroom, on
+    /// Makes a pool of `count` mbufs, each with room for `data_room` bytes (see [`crate::pools::data_room_for`]) behind its headroom, on
     /// NUMA node `numa_node` or on any. A registered thread keeps up to `cache` mbufs (at most 512) for itself.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::config::Device;
 use crate::flow::{Steering, toeplitz};
 use crate::io::PortIndex;
 use crate::net::link_local;
+use crate::pools::AF_XDP_KEEPS;
 use crate::wire::icmpv6::solicited_node;
 use crate::wire::{Mac, Tags};
 
@@ -129,10 +130,6 @@ pub struct Facts {
 
 /// A port over rings, its queues, and the far ends of these.
 pub type RingPort = (Arc<Port>, Vec<Queue>, Vec<RingPair>);
-
-/// Buffers that DPDK's AF_XDP driver puts into the kernel's hands for each queue (its own number, whatever is asked), and does not get
-/// back when the interface goes.
-pub const AF_XDP_KEEPS: u32 = 2048;
 
 /// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use forwarder::config::Device;
-use forwarder::dpdk::{Eal, EalOptions, Mbuf, Mempool, PortSettings, data_room_for};
+use forwarder::dpdk::{Eal, EalOptions, Mbuf, Mempool, PortSettings};
 use forwarder::io::PacketBuf;
+use forwarder::pools::data_room_for;
 use forwarder::wire::Tags;
 
 pub(crate) fn options() -> EalOptions {

@@ -6,8 +6,9 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use arrayvec::ArrayVec;
 use forwarder::config::{Device, Idle};
-use forwarder::dpdk::{DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, RingPair, WorkerThread, data_room_for};
+use forwarder::dpdk::{DpdkIo, Eal, EalOptions, Mbuf, Mempool, Port, RingPair, WorkerThread};
 use forwarder::io::{BURST, PacketBuf};
+use forwarder::pools::{self, data_room_for};
 use forwarder::server::Tsc;
 use forwarder::sync::StopFlag;
 use hdrhistogram::Histogram;
@@ -74,7 +75,7 @@ impl Bed {
         let room = data_room_for(1500);
         let eal = Eal::init(&EalOptions {
             huge: false,
-            memory_mb: Mempool::memory_mb(MBUFS, room, false),
+            memory_mb: pools::memory_mb(MBUFS, room, false),
             main_core: main,
             args: quiet(),
             ..EalOptions::default()
