@@ -219,6 +219,28 @@ fn clocks_that_differ_are_told_and_only_variation_counts() {
 }
 
 #[test]
+fn messages_that_met_a_hiccup_are_told_apart() {
+    for proto in CARRIERS {
+        let source = Source::start(proto);
+        for clocks in [&[][..], &["--own-clock"]] {
+            let args = ["--profile", "steady", "--duration", "400ms", "--parallel", "2", "--hiccups"];
+            let run = fetch(source.address, proto, "hiccups", &[&args[..], clocks].concat());
+            let quiet = run.end.quiet.expect("hiccups were watched for");
+            // Each message is in one place; how many met one is the machine's to say.
+            assert_eq!(quiet.met + quiet.delay.count, run.end.delay.count, "{proto}");
+            assert_eq!((quiet.variation.count, run.end.delay.count), (quiet.delay.count, 400));
+            assert!(quiet.variation.max <= run.end.variation.max && quiet.longest <= quiet.seconds);
+            assert!((quiet.hiccups == 0) == (quiet.longest == 0.0), "{quiet:?}");
+        }
+    }
+    let source = Source::start("tcp");
+    let run = fetch(source.address, "tcp", "unwatched", &["--profile", "steady", "--duration", "100ms"]);
+    assert_eq!(run.end.quiet, None);
+    let args = ["--profile", "bulk", "--duration", "100ms", "--hiccups"];
+    assert_eq!(fetch(source.address, "tcp", "fast", &args).end.quiet, None, "without a pace");
+}
+
+#[test]
 fn a_source_that_dies_leaves_a_partial_result() {
     let file = Temporary::new("dies");
     for proto in ["tcp", "udp"] {

@@ -82,6 +82,8 @@ pub fn measure(
     let omit = traffic.omit.to_string();
     let mut args =
         vec!["--profile", &cell.profile, "--duration", &duration, "--omit", &omit, "--json", &json];
+    // Without a priority a watch would take waiting for what it measures for hiccups.
+    args.extend((ground.priority > 0).then_some("--hiccups"));
     let parallel = traffic.connections.map(|n| n.to_string());
     let profiles = traffic.profiles.as_ref().map(|file| file.to_string_lossy().into_owned());
     for (flag, value) in [("--parallel", &parallel), ("--profiles", &profiles)] {

@@ -32,6 +32,12 @@ impl Clock {
         monotonic().saturating_add_signed(self.offset)
     }
 
+    /// What CLOCK_MONOTONIC said at a reading of this clock.
+    #[must_use]
+    pub fn monotonic(&self, reading: u64) -> u64 {
+        reading.saturating_add_signed(-self.offset)
+    }
+
     /// Whether both ends read the same one.
     #[must_use]
     pub fn shared(&self) -> bool {
@@ -40,7 +46,7 @@ impl Clock {
 
     /// Sleeps until a reading of this clock.
     pub fn sleep_until(&self, reading: u64) {
-        let at = reading.saturating_add_signed(-self.offset);
+        let at = self.monotonic(reading);
         let at = nix::sys::time::TimeSpec::new((at / 1_000_000_000) as i64, (at % 1_000_000_000) as i64);
         // A signal wakes early; the caller looks at the clock again.
         let _ = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &at);

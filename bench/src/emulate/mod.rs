@@ -8,6 +8,7 @@
 mod amount;
 pub mod clock;
 pub mod datagram;
+pub mod hiccup;
 pub mod message;
 pub mod order;
 mod pace;

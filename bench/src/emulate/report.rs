@@ -47,6 +47,18 @@ impl Display for Text<'_> {
         row(f, "variation", &end.variation)?;
         row(f, "jitter", &end.jitter)?;
         row(f, "send lag", &end.send_lag)?;
+        if let Some(quiet) = &end.quiet {
+            row(f, "  quiet", &quiet.delay)?;
+            row(f, "  variation", &quiet.variation)?;
+            writeln!(
+                f,
+                "hiccups    {} of the machine, {:.1} ms over all cores, the longest {:.2} ms; {} messages met one, quiet is without",
+                quiet.hiccups,
+                quiet.seconds * 1e3,
+                quiet.longest * 1e3,
+                quiet.met
+            )?;
+        }
         if let (Some(source), Some(sink)) = (end.cpu.source, end.cpu.sink) {
             writeln!(f, "processor  source {source:.2} s, sink {sink:.2} s")?;
         }

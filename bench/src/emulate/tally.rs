@@ -2,6 +2,8 @@
 
 use hdrhistogram::Histogram;
 
+use super::clock::Clock;
+use super::hiccup::Quiet;
 use super::message::Header;
 use super::schedule::Share;
 use super::sequence::{Place, Sequence};
@@ -80,6 +82,8 @@ pub struct Tally {
     sequence: Sequence,
     /// Delays of the whole run.
     delays: Spread,
+    /// Those of messages that met no hiccup, where there is a watch, and the clock that readings are of.
+    quiet: Option<(Quiet, Clock)>,
     /// Differences of delays of messages that follow each other.
     jitter: Histogram<u64>,
     /// As of RFC 3550, in nanoseconds.
@@ -114,6 +118,7 @@ impl Tally {
             zero,
             sequence: Sequence::default(),
             delays: Spread::default(),
+            quiet: None,
             jitter: histogram(),
             smoothed: 0.0,
             before: None,
@@ -124,6 +129,13 @@ impl Tally {
             closed: Vec::new(),
             missing: 0,
         }
+    }
+
+    /// Counts messages that met no hiccup apart, too. `clock` is the one that readings are of.
+    #[must_use]
+    pub fn watched(mut self, quiet: Quiet, clock: Clock) -> Tally {
+        self.quiet = Some((quiet, clock));
+        self
     }
 
     /// A whole message with a right checksum came, its last byte read at `now`.
@@ -149,6 +161,9 @@ impl Tally {
         }
         self.before = Some((header.seq, delay));
         let took = if self.rules.same_clock { delay } else { delay - self.delays.least().unwrap_or(delay) };
+        if let Some((quiet, clock)) = &mut self.quiet {
+            quiet.arrived(clock.monotonic(now), u64::try_from(took).unwrap_or(0), delay);
+        }
         let late = self.rules.deadline.is_some_and(|d| i128::from(took) > i128::from(d));
         self.note(|c| {
             c.bytes += u64::from(header.length);
@@ -212,6 +227,7 @@ impl Tally {
     fn begin_sums(&mut self, missing: u64) {
         (self.total, self.stalls) = (Counts::default(), Stalls::default());
         (self.delays, self.jitter) = (Spread::default(), histogram());
+        self.quiet.iter_mut().for_each(|(quiet, _)| quiet.begin());
         self.missing = missing;
     }
 
@@ -272,6 +288,12 @@ impl Tally {
         self.silence(now).map_or_else(closing, |(_, length)| length)
     }
 
+    /// When the sums begin, by the sink's clock.
+    #[must_use]
+    pub fn counted_from(&self) -> u64 {
+        self.zero + self.rules.omit as u64 * SECOND
+    }
+
     /// Messages that came, also those that the sums leave out.
     #[must_use]
     pub fn received(&self) -> u64 {
@@ -302,7 +324,18 @@ impl Tally {
         let lost = (self.sequence.missing() + beyond).saturating_sub(self.missing);
         let start = (self.rules.omit as u64 * SECOND).min(end - self.zero);
         let sums = self.sums(&self.total, start, end - self.zero, lost);
-        Found { sums, delays: self.delays, jitter: self.jitter, stalls: self.stalls, pieces: self.closed }
+        let quiet = self.quiet.map(|(mut quiet, _)| {
+            quiet.finish();
+            quiet
+        });
+        Found {
+            sums,
+            delays: self.delays,
+            quiet,
+            jitter: self.jitter,
+            stalls: self.stalls,
+            pieces: self.closed,
+        }
     }
 }
 
@@ -313,6 +346,8 @@ pub struct Found {
     pub sums: Sums,
     /// One-way delays.
     pub delays: Spread,
+    /// Those of messages that met no hiccup, where there was a watch.
+    pub quiet: Option<Quiet>,
     /// Their differences from one message to the next.
     pub jitter: Histogram<u64>,
     /// Stalls.

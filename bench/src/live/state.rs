@@ -226,6 +226,7 @@ impl Stream {
                 for distribution in [&mut end.delay, &mut end.variation, &mut end.jitter, &mut end.send_lag] {
                     distribution.hdr = String::new();
                 }
+                end.quiet = None;
                 self.health = match (&end.error, end.partial) {
                     (Some(why), _) => health("ended", format!("early: {why}")),
                     (None, true) => health("ended", "early"),

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use super::figure::{Figure, rate, short, time};
 use super::input::{Core, Input};
 use super::plots::{self, Bar, Panel, Share, Strip, Tail, colour};
-use super::summary::{Added, DIRECT, Group, Row, Setting, approach, is_ours};
+use super::summary::{Added, DIRECT, Group, Jitter, Row, Setting, approach, is_ours};
 use crate::result::{Distribution, Run, histogram};
 
 /// Groups that differ only in their path, nearest first: what one plot shows side by side.
@@ -111,9 +111,9 @@ pub(super) fn core(core: &Core) -> Option<String> {
 }
 
 /// What each approach adds to the 99.9th percentile; none without the direct route.
-pub(super) fn added(title: &str, groups: &[&Group]) -> Option<String> {
+pub(super) fn added(title: &str, groups: &[&Group], jitter: Jitter) -> Option<String> {
     let mark = |row: &Row| {
-        let added = row.added?;
+        let added = row.added_to(jitter)?;
         let (median, best) = match added {
             Added::Resolved(figure) => (figure.median, Some(figure.best)),
             Added::Below(bound) => (bound, None),
@@ -128,7 +128,7 @@ pub(super) fn added(title: &str, groups: &[&Group]) -> Option<String> {
         })
     };
     let panels = panels(groups, mark);
-    (!panels.is_empty()).then(|| plots::shares(&format!("relay-added p99.9 jitter, {title}"), &panels))
+    (!panels.is_empty()).then(|| plots::shares(&format!("{}, {title}", jitter.measure()), &panels))
 }
 
 /// Runs of a group, by approach in the group's order: those that ran their time, others only where there are no such.
@@ -150,7 +150,7 @@ fn runs<'a>(group: &'a Group, input: &'a Input) -> Vec<(&'a Row, Vec<&'a Run>)> 
 pub(super) fn tails(group: &Group, input: &Input) -> Option<String> {
     let runs = runs(group, input);
     let clocks = runs.iter().flat_map(|(_, runs)| runs).all(|r| r.start.same_clock);
-    let panel = |title: &str, of: fn(&Run) -> &Distribution| Panel {
+    let panel = |title: &str, of: fn(&Run) -> Option<&Distribution>| Panel {
         title: title.to_owned(),
         note: String::new(),
         marks: runs
@@ -158,18 +158,19 @@ pub(super) fn tails(group: &Group, input: &Input) -> Option<String> {
             .map(|(row, runs)| Tail {
                 name: row.approach.clone(),
                 colour: colour(&row.approach),
-                points: points(runs.iter().map(|r| of(r))),
+                points: points(runs.iter().filter_map(|r| of(r))),
                 strong: is_ours(&row.approach),
             })
             .filter(|tail| tail.points.len() > 1)
             .collect(),
     };
-    let delay = clocks.then(|| panel("one-way delay", |r| &r.end.delay));
+    let delay = clocks.then(|| panel("one-way delay", |r| Some(&r.end.delay)));
     let panels: Vec<Panel<Tail>> = delay
         .into_iter()
         .chain([
-            panel("delay variation (PDV)", |r| &r.end.variation),
-            panel("inter-arrival jitter (IPDV)", |r| &r.end.jitter),
+            panel("delay variation (PDV)", |r| Jitter::All.variation(r)),
+            panel("PDV without hiccups", |r| Jitter::Quiet.variation(r)),
+            panel("inter-arrival jitter (IPDV)", |r| Some(&r.end.jitter)),
         ])
         .filter(|p| !p.marks.is_empty())
         .collect();
@@ -217,9 +218,9 @@ pub(super) fn over_time(group: &Group, input: &Input) -> Option<String> {
 }
 
 /// The least relay-added jitter of a kind of approaches in a group, and whose it is.
-pub(super) fn least_added(group: &Group, of: impl Fn(&str) -> bool) -> Option<(&Row, Added)> {
+pub(super) fn least_added(group: &Group, jitter: Jitter, of: impl Fn(&str) -> bool) -> Option<(&Row, Added)> {
     let rows = group.rows.iter().filter(|r| r.approach != DIRECT && of(&r.approach));
-    let all = rows.filter_map(|r| Some((r, r.added?)));
+    let all = rows.filter_map(|r| Some((r, r.added_to(jitter)?)));
     all.min_by(|a, b| a.1.at_most().total_cmp(&b.1.at_most()))
 }
 

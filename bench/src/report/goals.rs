@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::summary::{Added, Group, Row, Setting, is_ours};
+use super::summary::{Added, Group, Jitter, Row, Setting, is_ours};
 
 /// Peers whose share of the jitter ours has to be a tenth of.
 const JITTER_PEERS: [&str; 2] = ["haproxy", "naive"];
@@ -90,7 +90,11 @@ pub(super) fn judge(group: &Group) -> Vec<Judged> {
         return Vec::new();
     }
     match group.setting.paced {
-        true => JITTER_PEERS.iter().map(|peer| jitter(group, peer)).collect(),
+        true => {
+            let watched = group.rows.iter().any(|row| row.quiet_p999.is_some());
+            let kinds = Jitter::BOTH.into_iter().filter(|kind| watched || *kind == Jitter::All);
+            kinds.flat_map(|kind| JITTER_PEERS.iter().map(move |peer| jitter(group, kind, peer))).collect()
+        }
         false => GOODPUT_PEERS.iter().map(|peer| goodput(group, peer)).collect(),
     }
 }
@@ -122,11 +126,11 @@ fn ours(group: &Group) -> impl Iterator<Item = &Row> {
     group.rows.iter().filter(|r| is_ours(&r.approach) && r.rounds > 0)
 }
 
-fn jitter(group: &Group, peer: &str) -> Judged {
+fn jitter(group: &Group, kind: Jitter, peer: &str) -> Judged {
     let goal = format!("<= {JITTER_GOAL}");
-    let mut judged = judged(group, "relay-added p99.9 jitter", goal, peer);
+    let mut judged = judged(group, kind.measure(), goal, peer);
     let without = |reason: String| Verdict::NotMeasured { reason };
-    let theirs = match whole(group, peer).map(|row| row.added) {
+    let theirs = match whole(group, peer).map(|row| row.added_to(kind)) {
         Err(reason) => {
             judged.verdict = without(reason);
             return judged;
@@ -142,7 +146,7 @@ fn jitter(group: &Group, peer: &str) -> Judged {
         }
         Ok(Some(Added::Resolved(figure))) => figure.median,
     };
-    let mut all: Vec<(&Row, Added)> = ours(group).filter_map(|r| Some((r, r.added?))).collect();
+    let mut all: Vec<(&Row, Added)> = ours(group).filter_map(|r| Some((r, r.added_to(kind)?))).collect();
     all.sort_by(|a, b| a.1.at_most().total_cmp(&b.1.at_most()));
     judged.all = all.iter().map(|(r, a)| (r.approach.clone(), a.at_most() / theirs)).collect();
     let Some((best, added)) = all.first() else {
@@ -204,13 +208,19 @@ struct Measure {
     of: fn(&Row) -> Option<f64>,
 }
 
-const MEASURES: [Measure; 4] = [
+const MEASURES: [Measure; 5] = [
     Measure { name: "goodput", paced: Some(false), more_is_better: true, of: |r| Some(r.goodput?.best) },
     Measure {
         name: "relay-added p99.9 jitter",
         paced: Some(true),
         more_is_better: false,
         of: |r| r.added.map(Added::at_most),
+    },
+    Measure {
+        name: "relay-added p99.9 jitter without hiccups",
+        paced: Some(true),
+        more_is_better: false,
+        of: |r| r.added_quiet.map(Added::at_most),
     },
     Measure {
         name: "p99 one-way delay",
@@ -247,8 +257,8 @@ pub(super) fn ahead(group: &Group) -> Vec<Ahead> {
         let peers = group.rows.iter().filter(|r| !is_ours(&r.approach) && r.rounds > 0);
         for peer in peers.filter(|r| r.approach != super::summary::DIRECT) {
             // Two figures that are both within the noise say nothing about each other.
-            let noise =
-                measure.name.starts_with("relay-added") && matches!(our_row.added, Some(Added::Below(_)));
+            let kind = Jitter::BOTH.into_iter().find(|kind| kind.measure() == measure.name);
+            let noise = matches!(kind.and_then(|kind| our_row.added_to(kind)), Some(Added::Below(_)));
             let Some(theirs) = (measure.of)(peer).filter(|f| better(*f, figure) && !noise) else { continue };
             let (more, less) = if measure.more_is_better { (theirs, figure) } else { (figure, theirs) };
             if more <= less * TIE {

@@ -56,6 +56,13 @@ struct Line<'a> {
     pdv_p99: Option<i64>,
     pdv_p999: Option<i64>,
     pdv_p9999: Option<i64>,
+    hiccups: Option<u64>,
+    hiccup_seconds: Option<f64>,
+    met_hiccup: Option<u64>,
+    quiet_pdv_p50: Option<i64>,
+    quiet_pdv_p99: Option<i64>,
+    quiet_pdv_p999: Option<i64>,
+    quiet_pdv_p9999: Option<i64>,
     ipdv_p50: Option<i64>,
     ipdv_p99: Option<i64>,
     ipdv_p999: Option<i64>,
@@ -78,6 +85,7 @@ struct Line<'a> {
 fn line<'a>(series: &'a str, run: &'a Run) -> Line<'a> {
     let (start, end, sum) = (&run.start, &run.end, &run.end.sum_received);
     let of = |d: &Distribution, what: fn(&Distribution) -> i64| (d.count > 0).then(|| what(d));
+    let quiet = |what: fn(&Distribution) -> i64| of(&end.quiet.as_ref()?.variation, what);
     let (delay, pdv, ipdv) = (&end.delay, &end.variation, &end.jitter);
     let gateways = |what: fn(&crate::result::Ledger) -> u64| {
         (!end.gateways.is_empty()).then(|| end.gateways.iter().map(what).fold(0, u64::saturating_add))
@@ -127,6 +135,13 @@ fn line<'a>(series: &'a str, run: &'a Run) -> Line<'a> {
         pdv_p99: of(pdv, |d| d.p99),
         pdv_p999: of(pdv, |d| d.p999),
         pdv_p9999: of(pdv, |d| d.p9999),
+        hiccups: end.quiet.as_ref().map(|q| q.hiccups),
+        hiccup_seconds: end.quiet.as_ref().map(|q| q.seconds),
+        met_hiccup: end.quiet.as_ref().map(|q| q.met),
+        quiet_pdv_p50: quiet(|d| d.p50),
+        quiet_pdv_p99: quiet(|d| d.p99),
+        quiet_pdv_p999: quiet(|d| d.p999),
+        quiet_pdv_p9999: quiet(|d| d.p9999),
         ipdv_p50: of(ipdv, |d| d.p50),
         ipdv_p99: of(ipdv, |d| d.p99),
         ipdv_p999: of(ipdv, |d| d.p999),

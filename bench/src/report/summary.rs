@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::figure::{Figure, spread};
 use super::goals::{self, Ahead, Judged};
-use crate::result::{Label, Omitted, PathFacts, Run, Series, Start};
+use crate::result::{Distribution, Label, Omitted, PathFacts, Run, Series, Start};
 use crate::stream::Carrier;
 
 /// The approach that everybody's own share is measured from.
@@ -78,6 +78,43 @@ fn is_paced(start: &Start) -> bool {
     start.parameters.get("rate").and_then(|rate| rate.as_str()) != Some("max")
 }
 
+/// Which messages' delay variation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jitter {
+    /// All of them.
+    All,
+    /// Those that met no hiccup of the machine ([`crate::result::Quiet`]).
+    Quiet,
+}
+
+impl Jitter {
+    /// Both, as they are told.
+    pub const BOTH: [Jitter; 2] = [Jitter::All, Jitter::Quiet];
+
+    /// What a relay adds to it, in words.
+    #[must_use]
+    pub fn measure(self) -> &'static str {
+        match self {
+            Jitter::All => "relay-added p99.9 jitter",
+            Jitter::Quiet => "relay-added p99.9 jitter without hiccups",
+        }
+    }
+
+    /// Packet delay variation of a run; none where nothing came, or nobody watched for hiccups.
+    #[must_use]
+    pub fn variation(self, run: &Run) -> Option<&Distribution> {
+        let variation = match self {
+            Jitter::All => &run.end.variation,
+            Jitter::Quiet => &run.end.quiet.as_ref()?.variation,
+        };
+        (variation.count > 0).then_some(variation)
+    }
+
+    fn p999(self, run: &Run) -> Option<f64> {
+        self.variation(run).map(|v| v.p999 as f64)
+    }
+}
+
 /// What a relay adds to the 99.9th percentile of the delay variation, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -136,6 +173,12 @@ pub struct Row {
     pub jitter_p999: Option<Figure>,
     /// The approach's own share of the variation; none of the direct path, and where that did not run.
     pub added: Option<Added>,
+    /// [`Row::variation_p999`] of messages that met no hiccup; none where nobody watched.
+    pub quiet_p999: Option<Figure>,
+    /// [`Row::added`] to those.
+    pub added_quiet: Option<Added>,
+    /// Messages that met a hiccup, in percent of those that came; none where nobody watched.
+    pub met_percent: Option<f64>,
     /// Messages that never came, in percent of all that were due in all runs.
     pub lost_percent: f64,
     /// Messages that never came.
@@ -158,6 +201,17 @@ pub struct Row {
     pub limited_by: BTreeSet<String>,
     /// What a reader has to know besides: warnings, and why runs ended early.
     pub notes: BTreeSet<String>,
+}
+
+impl Row {
+    /// The approach's own share of a variation.
+    #[must_use]
+    pub fn added_to(&self, jitter: Jitter) -> Option<Added> {
+        match jitter {
+            Jitter::All => self.added,
+            Jitter::Quiet => self.added_quiet,
+        }
+    }
 }
 
 /// All approaches in one setting.
@@ -231,12 +285,8 @@ fn group(runs: &[&Run]) -> Option<Group> {
             names.push(approach(run));
         }
     }
-    // The 99.9th percentile of the direct path's variation, by round.
-    let direct: BTreeMap<Option<u32>, f64> = runs
-        .iter()
-        .filter(|r| approach(r) == DIRECT && !r.end.partial && r.end.variation.count > 0)
-        .map(|r| (r.start.round, r.end.variation.p999 as f64))
-        .collect();
+    let direct: Vec<&Run> =
+        runs.iter().copied().filter(|r| approach(r) == DIRECT && !r.end.partial).collect();
     Some(Group {
         setting: Setting::of(&runs.first()?.start),
         quick: runs.iter().any(|r| r.start.label == Label::Quick),
@@ -250,7 +300,8 @@ fn group(runs: &[&Run]) -> Option<Group> {
     })
 }
 
-fn row(name: &str, all: &[&Run], direct: &BTreeMap<Option<u32>, f64>) -> Row {
+/// `direct`: the runs of the direct path, one a round.
+fn row(name: &str, all: &[&Run], direct: &[&Run]) -> Row {
     let (partial, whole): (Vec<&Run>, Vec<&Run>) = all.iter().copied().partition(|r| r.end.partial);
     let runs = if whole.is_empty() { &partial } else { &whole };
     let figures = |of: &dyn Fn(&Run) -> Option<f64>| -> Vec<f64> {
@@ -261,11 +312,16 @@ fn row(name: &str, all: &[&Run], direct: &BTreeMap<Option<u32>, f64>) -> Row {
         smallest(&|r| (r.start.same_clock && r.end.delay.count > 0).then(|| of(r) as f64))
     };
     let sum = |of: fn(&Run) -> u64| runs.iter().map(|r| of(r)).fold(0, u64::saturating_add);
-    let pairs: Vec<(f64, f64)> = whole
-        .iter()
-        .filter(|r| name != DIRECT && r.end.variation.count > 0)
-        .filter_map(|r| Some((r.end.variation.p999 as f64, *direct.get(&r.start.round)?)))
-        .collect();
+    let added = |jitter: Jitter| {
+        let beside = |run: &&Run| {
+            let direct = direct.iter().find(|d| d.start.round == run.start.round)?;
+            Some((jitter.p999(run)?, jitter.p999(direct)?))
+        };
+        let pairs: Vec<(f64, f64)> = whole.iter().filter_map(beside).collect();
+        if name == DIRECT { None } else { Added::of(&pairs) }
+    };
+    let met = runs.iter().filter_map(|r| r.end.quiet.as_ref()).map(|q| (q.met, q.met + q.delay.count));
+    let met = met.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).filter(|(_, all)| *all > 0);
     let (lost, came) = (sum(|r| r.end.sum_received.lost_packets), sum(|r| r.end.sum_received.packets));
     let due = lost.saturating_add(came);
     let texts = |of: fn(&Run) -> Vec<String>| all.iter().flat_map(|r| of(r)).collect::<BTreeSet<_>>();
@@ -277,9 +333,12 @@ fn row(name: &str, all: &[&Run], direct: &BTreeMap<Option<u32>, f64>) -> Row {
         delay_p50: delay(|r| r.end.delay.p50),
         delay_p99: delay(|r| r.end.delay.p99),
         delay_p999: delay(|r| r.end.delay.p999),
-        variation_p999: smallest(&|r| (r.end.variation.count > 0).then_some(r.end.variation.p999 as f64)),
+        variation_p999: smallest(&|r| Jitter::All.p999(r)),
         jitter_p999: smallest(&|r| (r.end.jitter.count > 0).then_some(r.end.jitter.p999 as f64)),
-        added: Added::of(&pairs),
+        added: added(Jitter::All),
+        quiet_p999: smallest(&|r| Jitter::Quiet.p999(r)),
+        added_quiet: added(Jitter::Quiet),
+        met_percent: met.map(|(met, all)| met as f64 * 100.0 / all as f64),
         lost_percent: if due == 0 { 0.0 } else { lost as f64 * 100.0 / due as f64 },
         lost,
         late: sum(|r| r.end.sum_received.late),
@@ -341,7 +400,7 @@ fn warnings(all: &[Series]) -> Vec<String> {
     // Later runs find the load of those before them.
     for first in all.iter().filter_map(|s| s.runs.first()) {
         if let Some(load) = first.start.host.load.filter(|load| *load > 0.5) {
-            warnings.push(format!("the machine was not quiet: its load was {load} when the runs began"));
+            warnings.push(format!("the machine was not quiet: its load, a mean over the minute before, was {load} when the runs began"));
         }
     }
     warnings

@@ -96,6 +96,9 @@ pub fn approaches(group: &Group) -> Grid {
         ">IPDV p99.9",
         ">added PDV p99.9",
         ">best",
+        ">met %",
+        ">quiet PDV p99.9",
+        ">added",
         ">lost %",
         ">late",
         ">stalls",
@@ -119,6 +122,9 @@ pub fn approaches(group: &Group) -> Grid {
                 Some(Added::Resolved(figure)) => time(figure.best),
                 _ => NOTHING.to_owned(),
             },
+            cell(row.met_percent, short),
+            median(row.quiet_p999),
+            row.added_quiet.map_or_else(|| NOTHING.to_owned(), |a| a.to_string()),
             short(row.lost_percent),
             count(row.late),
             stalls(row),
@@ -188,6 +194,8 @@ pub const LEGEND: &[&str] = &[
      (RFC 5481, 4.1).",
     "Added: PDV p99.9 less the direct route's of the same round. `<`: it cannot be told from what the direct route itself \
      varies between rounds.",
+    "Hiccups: times in which the machine let nobody run, whatever relays. Met: messages on their way in one; quiet: those that met \
+     none.",
     "CPU: processor seconds of everything between the ends, for 10^9 bytes. Cycles: of the gateways' workers, in turns that \
      found packets.",
 ];

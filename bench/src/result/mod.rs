@@ -206,6 +206,23 @@ pub struct Cpu {
     pub relay: Option<f64>,
 }
 
+/// What the sink's machine itself held up: times in which it let nobody run, and what came without.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quiet {
+    /// Such times, over all cores.
+    pub hiccups: u64,
+    /// Seconds in them, over all cores.
+    pub seconds: f64,
+    /// The longest, in seconds.
+    pub longest: f64,
+    /// Messages that were on their way in one; `delay` and `variation` leave them out.
+    pub met: u64,
+    /// As [`End::delay`].
+    pub delay: Distribution,
+    /// As [`End::variation`], less the same least.
+    pub variation: Distribution,
+}
+
 /// The sums.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct End {
@@ -219,6 +236,9 @@ pub struct End {
     pub delay: Distribution,
     /// Packet delay variation (RFC 5481, section 4.2): each delay less the least of its connection.
     pub variation: Distribution,
+    /// What the machine held up, and delays without it; none where nobody watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<Quiet>,
     /// Inter-arrival jitter (RFC 5481's inter-packet delay variation): by how much the delays of two messages that follow each
     /// other differ, without sign.
     pub jitter: Distribution,

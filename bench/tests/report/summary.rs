@@ -1,10 +1,10 @@
 //! The summary and its verdicts, of runs whose figures are known.
 
 use bench::report::{Added, Figure, Judged, Summary, Verdict};
-use bench::result::{Label, Omitted, Run, Series};
+use bench::result::{Label, Omitted, Quiet, Run, Series};
 use bench::stream::Carrier;
 
-use crate::fixture::{comparison, empty, known, path, series};
+use crate::fixture::{comparison, empty, flat, known, path, series};
 
 const PACED: &str = "light-source";
 const FAST: &str = "bulk";
@@ -90,6 +90,36 @@ fn the_jitter_goal_is_a_tenth_of_each_peers() {
     runs[0].start.label = Label::Quick;
     let quick = Summary::of(&[series(runs)]);
     assert!(quick.goals.iter().all(|g| g.verdict == Verdict::Quick) && quick.ahead.is_empty());
+}
+
+#[test]
+fn jitter_is_judged_with_and_without_the_machines_hiccups() {
+    const MEASURE: &str = "relay-added p99.9 jitter without hiccups";
+    // By hiccups alone, everybody's looks like 2 ms.
+    let mut runs = paced(&[
+        ("direct", &[1_900_000, 2_000_000]),
+        ("haproxy", &[2_100_000, 1_900_000]),
+        ("s2ds-af_xdp-poll", &[2_000_000, 2_100_000]),
+    ]);
+    let quiet =
+        |ns: u64| Quiet { hiccups: 9, met: 200, delay: flat(ns), variation: flat(ns), ..Quiet::default() };
+    for (run, ns) in runs.iter_mut().zip([100_000, 102_000, 300_000, 302_000, 110_000, 112_000]) {
+        run.end.quiet = Some(quiet(ns));
+    }
+    let summary = Summary::of(&[series(runs)]);
+    let row = summary.groups[0].row("haproxy").unwrap();
+    assert!(
+        near(row.quiet_p999.unwrap().best, 300_000.0) && near(row.met_percent.unwrap(), 40_000.0 / 40_400.0)
+    );
+    let of =
+        |measure: &str| summary.goals.iter().find(|g| g.measure == measure && g.peer == "haproxy").unwrap();
+    assert!(matches!(of("relay-added p99.9 jitter").verdict, Verdict::Unresolved { .. }));
+    let judged = of(MEASURE);
+    assert!(matches!(judged.verdict, Verdict::Met) && judged.ratio.unwrap() < 0.06, "{judged:?}");
+    let text = summary.to_string();
+    for part in [MEASURE, "QUIET PDV P99.9", "301 \u{b5}s"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
 }
 
 #[test]
@@ -200,7 +230,12 @@ fn what_does_not_fit_together_is_told() {
     let summary = Summary::of(&[broken]);
     assert_eq!(summary.groups.len(), 2, "other parameters are another profile");
     let notes = summary.warnings.join("\n");
-    for part in ["is partial: Ctrl-C", "2 machines", "2 different sets of parameters", "load was 1.5"] {
+    for part in [
+        "is partial: Ctrl-C",
+        "2 machines",
+        "2 different sets of parameters",
+        "mean over the minute before, was 1.5",
+    ] {
         assert!(notes.contains(part), "{part} is missing in {notes}");
     }
 }

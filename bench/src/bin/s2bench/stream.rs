@@ -130,6 +130,11 @@ struct EmulateArgs {
     /// snapshot, say.
     #[arg(long, requires = "profile")]
     own_clock: bool,
+    /// Watches this machine's cores for times in which they run nobody, taken away by a virtual machine's host, say, and tells
+    /// delays without the messages that met one, too. Wants a real-time priority above everything that is measured (chrt -f), or
+    /// it counts waiting for other programs as well. Not with a profile that has no pace.
+    #[arg(long, requires = "profile")]
+    hiccups: bool,
     /// Writes an event a line as JSON while it runs - start, each second's interval, end - to a file, or prints them (-).
     #[arg(long, requires = "profile", value_name = "FILE")]
     json_stream: Option<PathBuf>,
@@ -249,6 +254,7 @@ fn emulate(name: &str, args: &SinkArgs) -> anyhow::Result<ExitCode> {
         omit: more.omit,
         socket_buffer: more.socket_buffer,
         own_clock: more.own_clock,
+        hiccups: more.hiccups,
     };
     let stop = stop_on_signal()?;
     let mut lines = more.json_stream.as_deref().map(Lines::open).transpose()?;

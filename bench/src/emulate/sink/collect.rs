@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::super::hiccup::Hiccups;
 use super::super::order::Closing;
 use super::super::spread::Spread;
 use super::super::tally::{Piece, Stalls, per_second, percent};
 use super::{Ended, Event, Progress};
-use crate::result::{Cpu, Distribution, End, Interval, Run, Start, Sums, histogram};
+use crate::result::{self, Cpu, Distribution, End, Interval, Run, Start, Sums, histogram};
 
 /// Share of a processor from which on a thread counts as saturated.
 const SATURATED: f64 = 0.9;
@@ -77,8 +78,8 @@ impl Collector {
         }
     }
 
-    /// The run. `cpu`: the sink's processor seconds.
-    pub(super) fn finish(self, cpu: f64) -> Run {
+    /// The run. `cpu`: the sink's processor seconds; `hiccups`: what the watch saw, when there was one.
+    pub(super) fn finish(self, cpu: f64, hiccups: Option<&Hiccups>) -> Run {
         let Collector { start, intervals, ended, .. } = self;
         let mut end = End::default();
         let (mut jitter, mut lag) = (histogram(), histogram());
@@ -96,6 +97,7 @@ impl Collector {
             }
         }
         (end.delay, end.variation) = distributions(&delays, start.same_clock);
+        end.quiet = hiccups.map(|hiccups| quiet(hiccups, &ended, &delays, start.same_clock));
         end.jitter = Distribution::of(&jitter, 0);
         end.send_lag = Distribution::of(&lag, 0);
         (end.stalls, end.stall_count, end.stall_seconds) = (stalls.longest, stalls.count, stalls.seconds);
@@ -121,14 +123,41 @@ impl Collector {
 
 /// One-way delay, and its variation: each connection's less its least.
 fn distributions(delays: &[&Spread], same_clock: bool) -> (Distribution, Distribution) {
-    let least = delays.iter().filter_map(|d| d.least()).min().unwrap_or(0);
+    part(&delays.iter().map(|d| (*d, d.least())).collect::<Vec<_>>(), same_clock)
+}
+
+/// The same of some of the delays of each connection; beside them the least of all of it.
+fn part(delays: &[(&Spread, Option<i64>)], same_clock: bool) -> (Distribution, Distribution) {
+    let least = delays.iter().filter_map(|d| d.1).min().unwrap_or(0);
     let offset = if same_clock { 0 } else { least };
     let (mut delay, mut variation) = (histogram(), histogram());
-    for spread in delays {
+    for (spread, least) in delays {
         spread.add_to(&mut delay, offset);
-        spread.add_to(&mut variation, spread.least().unwrap_or(0));
+        spread.add_to(&mut variation, least.unwrap_or(0));
     }
     (Distribution::of(&delay, offset), Distribution::of(&variation, 0))
+}
+
+/// What the machine did, and what came without it.
+fn quiet(
+    hiccups: &Hiccups,
+    ended: &BTreeMap<u32, Ended>,
+    all: &[&Spread],
+    same_clock: bool,
+) -> result::Quiet {
+    let found: Vec<_> = ended.values().filter_map(|e| e.found.as_ref()?.quiet.as_ref()).collect();
+    let counted = ended.values().filter(|e| e.found.is_some()).map(|e| e.counted_from).min();
+    let sum = hiccups.since(counted.unwrap_or(u64::MAX));
+    let delays: Vec<_> = found.iter().zip(all).map(|(quiet, all)| (&quiet.delays, all.least())).collect();
+    let (delay, variation) = part(&delays, same_clock);
+    result::Quiet {
+        hiccups: sum.count,
+        seconds: sum.total as f64 * 1e-9,
+        longest: sum.longest as f64 * 1e-9,
+        met: found.iter().map(|quiet| quiet.met).sum(),
+        delay,
+        variation,
+    }
 }
 
 fn interval(mut pieces: Vec<Piece>) -> Interval {

@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow};
 
 use self::collect::Collector;
 use super::clock::{Clock, boot_id, process_cpu, thread_cpu, thread_waited};
+use super::hiccup::{Hiccups, Quiet, Watch};
 use super::order::{Begin, Closing, MAGIC, MOST, Order, VERSION};
 use super::profile::Profile;
 use super::tally::{Found, Piece, Rules, Tally};
@@ -49,6 +50,8 @@ pub struct Sink {
     pub socket_buffer: Option<u64>,
     /// Takes the clocks of source and sink for different ones even where both seem to run on one machine.
     pub own_clock: bool,
+    /// Watches this machine's cores for hiccups ([`super::hiccup`]); not where the profile has no pace.
+    pub hiccups: bool,
 }
 
 /// What happens while a stream runs.
@@ -70,6 +73,8 @@ enum Event {
 /// What is left of a connection.
 #[derive(Default)]
 struct Ended {
+    /// When its sums began, by CLOCK_MONOTONIC.
+    counted_from: u64,
     found: Option<Found>,
     closing: Option<Closing>,
     error: Option<String>,
@@ -92,6 +97,7 @@ struct Connection {
     order: Order,
     stop: Arc<AtomicBool>,
     events: Sender<Event>,
+    hiccups: Option<Arc<Hiccups>>,
 }
 
 impl Sink {
@@ -103,7 +109,12 @@ impl Sink {
         let sink = Arc::new(self);
         let cpu = process_cpu();
         let (events, happened) = mpsc::channel();
-        let connections = Connection::all(&sink, stop, &events)?;
+        // As fast as it goes, delays are what queues are long, and the watch would cost goodput.
+        let paced =
+            sink.profile.bits_per_second().map_err(|why| anyhow!("profile {}: {why}", sink.name))?.is_some();
+        let watch = (sink.hiccups && paced).then(Watch::start).transpose()?;
+        let watched = watch.as_ref().map(|watch| Arc::clone(watch.hiccups()));
+        let connections = Connection::all(&sink, stop, &events, watched.as_ref())?;
         drop(events);
         let mut collector = Collector::new(sink.start()?);
         let threads = connections
@@ -121,7 +132,8 @@ impl Sink {
         for thread in threads? {
             thread.join().map_err(|_| anyhow!("a connection's thread failed"))?;
         }
-        Ok(collector.finish((process_cpu() - cpu) as f64 * 1e-9))
+        drop(watch);
+        Ok(collector.finish((process_cpu() - cpu) as f64 * 1e-9, watched.as_deref()))
     }
 
     fn start(&self) -> anyhow::Result<Start> {
@@ -153,6 +165,7 @@ impl Connection {
         sink: &Arc<Sink>,
         stop: &Arc<AtomicBool>,
         events: &Sender<Event>,
+        hiccups: Option<&Arc<Hiccups>>,
     ) -> anyhow::Result<Vec<Connection>> {
         let run = rand::random();
         let boot_id = boot_id().filter(|_| !sink.own_clock);
@@ -186,6 +199,7 @@ impl Connection {
                     order,
                     stop: Arc::clone(stop),
                     events: events.clone(),
+                    hiccups: hiccups.map(Arc::clone),
                 })
             })
             .collect()
@@ -222,7 +236,11 @@ impl Connection {
         let rules = Rules { same_clock: begin.same_clock, ..self.rules };
         let _ = self.events.send(Event::Begun { same_clock: begin.same_clock });
         let (cpu, waited) = (thread_cpu(), thread_waited());
-        Counting { connection: self, clock, tally: Tally::new(rules, zero), began: now, cpu, waited }
+        let mut tally = Tally::new(rules, zero);
+        if let Some(hiccups) = &self.hiccups {
+            tally = tally.watched(Quiet::new(Arc::clone(hiccups)), clock);
+        }
+        Counting { connection: self, clock, tally, began: now, cpu, waited }
     }
 }
 
@@ -254,10 +272,14 @@ impl Counting<'_> {
     /// What has been found. `closing`: what the source told, when it came to that.
     fn finish(self, closing: Option<Closing>, ended: &mut Ended) {
         let now = self.clock.now();
+        ended.counted_from = self.clock.monotonic(self.tally.counted_from());
         let elapsed = now.saturating_sub(self.began).max(1);
         ended.busy = (thread_cpu() - self.cpu) as f64 / elapsed as f64;
         ended.waited = thread_waited().saturating_sub(self.waited) as f64 / elapsed as f64;
         ended.clock_step = self.clock.step();
+        if let Some(hiccups) = &self.connection.hiccups {
+            Watch::settle(hiccups, self.clock.monotonic(now));
+        }
         ended.found = Some(self.tally.finish(closing.as_ref().map(|c| c.messages), now));
         ended.closing = closing;
     }

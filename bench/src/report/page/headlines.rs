@@ -8,7 +8,7 @@ use crate::report::figure::{Figure, count, rate, short, time};
 use crate::report::figures::{headline_time, least_added};
 use crate::report::goals::{Judged, Verdict};
 use crate::report::input::Input;
-use crate::report::summary::{Group, Summary, is_ours};
+use crate::report::summary::{Group, Jitter, Summary, is_ours};
 use crate::result::Label;
 
 struct Card {
@@ -46,18 +46,26 @@ fn judged_label(goal: &Judged) -> Label {
 }
 
 fn jitter(summary: &Summary, peer: &str) -> Option<Card> {
-    let goals =
-        summary.goals.iter().filter(|g| g.measure != "goodput" && g.peer == peer && g.ratio.is_some());
+    // Where hiccups were watched for, without them: they are the machine's, and most of the rest.
+    let goals = |kind: Jitter| {
+        summary
+            .goals
+            .iter()
+            .filter(move |g| g.measure == kind.measure() && g.peer == peer && g.ratio.is_some())
+    };
+    let kind = if goals(Jitter::Quiet).next().is_some() { Jitter::Quiet } else { Jitter::All };
+    let goals = goals(kind);
     let worst = goals.max_by(|a, b| a.ratio.unwrap_or(0.0).total_cmp(&b.ratio.unwrap_or(0.0)))?;
     let group = summary.groups.iter().find(|g| g.setting == worst.setting)?;
-    let (ours, our_share) = least_added(group, is_ours)?;
-    let (_, theirs) = least_added(group, |name| name == peer)?;
+    let (ours, our_share) = least_added(group, kind, is_ours)?;
+    let (_, theirs) = least_added(group, kind, |name| name == peer)?;
     Some(Card {
         label: judged_label(worst),
         title: format!("Jitter added, beside {peer}"),
         figure: share(worst.ratio.unwrap_or(0.0), worst.at_most),
         detail: format!(
-            "p99.9: {} by {}, {} by {peer}; worst of all settings, {}. Goal {}: {}",
+            "p99.9{}: {} by {}, {} by {peer}; worst of all settings, {}. Goal {}: {}",
+            if kind == Jitter::Quiet { " without the machine's hiccups" } else { "" },
             headline_time(our_share),
             ours.approach,
             headline_time(theirs),

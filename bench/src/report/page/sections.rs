@@ -7,7 +7,7 @@ use crate::report::figure::{cell, short};
 use crate::report::figures;
 use crate::report::grid::Grid;
 use crate::report::input::Input;
-use crate::report::summary::{Group, Summary};
+use crate::report::summary::{Group, Jitter, Summary};
 use crate::report::text;
 use crate::result::{Label, Run};
 
@@ -60,7 +60,15 @@ pub(super) fn jitter(input: &Input, summary: &Summary) -> Markup {
     let added: Vec<(Label, String, String)> = figures::by_stream(&summary.groups)
         .iter()
         .filter(|(_, groups)| groups.iter().all(|g| g.setting.paced))
-        .filter_map(|(title, groups)| Some((label(groups), title.clone(), figures::added(title, groups)?)))
+        .flat_map(|(title, groups)| {
+            Jitter::BOTH.into_iter().filter_map(move |jitter| {
+                let what = match jitter {
+                    Jitter::All => title.clone(),
+                    Jitter::Quiet => format!("{title}, of messages that met no hiccup of the machine"),
+                };
+                Some((label(groups), what, figures::added(title, groups, jitter)?))
+            })
+        })
         .collect();
     let paced = summary.groups.iter().any(|g| g.setting.paced);
     let tails: Vec<(&Group, String)> = summary

@@ -4,14 +4,14 @@ use maud::{Markup, html};
 
 use crate::report::figure::{NOTHING, cell, short};
 use crate::report::goals::{Judged, Verdict};
-use crate::report::summary::{Setting, Summary};
+use crate::report::summary::{Jitter, Setting, Summary};
 
 pub(super) fn goals(summary: &Summary) -> Markup {
     html! {
         @if !summary.goals.is_empty() {
             section {
                 h2 { "Goals" }
-                @for measure in ["relay-added p99.9 jitter", "goodput"] {
+                @for measure in [Jitter::All.measure(), Jitter::Quiet.measure(), "goodput"] {
                     (goal_table(measure, &summary.goals.iter().filter(|g| g.measure == measure).collect::<Vec<_>>()))
                 }
                 h3 { "Where a peer is ahead" }
