@@ -103,6 +103,9 @@ pub struct Machine {
     pub processors: u16,
     /// Other processes may map its memory, which vhost-user needs.
     pub shared_memory: bool,
+    /// There are two NUMA nodes: processor 0 is on the first, all others and every NIC are on the second; each has half of the
+    /// memory and of the hugepages.
+    pub two_nodes: bool,
     /// There is an IOMMU: programs of the guest may have devices of their own by vfio-pci.
     pub iommu: bool,
     /// Its NICs.
@@ -116,6 +119,7 @@ impl Default for Machine {
             hugepages: 0,
             processors: 2,
             shared_memory: false,
+            two_nodes: false,
             iommu: false,
             nics: Vec::new(),
         }
@@ -125,10 +129,8 @@ impl Default for Machine {
 /// Slot of the root bus where the NICs' ports begin; each slot has eight functions.
 const FIRST_SLOT: usize = 0x10;
 
-/// PCI address of the port that a NIC is behind.
-pub(super) fn port_address(nic: usize) -> String {
-    format!("0000:00:{:02x}.{}", FIRST_SLOT + nic / 8, nic % 8)
-}
+/// Number of the PCI bus that belongs to the second NUMA node.
+const FAR_BUS: u8 = 0x80;
 
 /// Ids in QEMU of a NIC and of its cable.
 pub(super) fn id(nic: usize) -> String {
@@ -140,6 +142,12 @@ fn netdev_id(nic: usize) -> String {
 }
 
 impl Machine {
+    /// PCI address of the port that a NIC is behind.
+    pub(super) fn port_address(&self, nic: usize) -> String {
+        let bus = if self.two_nodes { FAR_BUS } else { 0 };
+        format!("0000:{bus:02x}:{:02x}.{}", FIRST_SLOT + nic / 8, nic % 8)
+    }
+
     /// QEMU's arguments, for sockets in `dir`; `wires` has the ends of cables that lead to frames.
     pub(super) fn arguments(
         &self,
@@ -161,6 +169,15 @@ impl Machine {
         } else {
             add("-machine q35");
         }
+        if self.two_nodes {
+            let half = self.memory / 2;
+            for (node, processors) in [(0, "0".to_owned()), (1, format!("1-{}", self.processors - 1))] {
+                add(&format!("-object memory-backend-ram,id=memory{node},size={half}M"));
+                add(&format!("-numa node,nodeid={node},cpus={processors},memdev=memory{node}"));
+            }
+            add("-numa dist,src=0,dst=1,val=21");
+            add(&format!("-device pxb-pcie,id=far,bus=pcie.0,bus_nr={FAR_BUS},numa_node=1"));
+        }
         if self.iommu {
             add("-device intel-iommu");
         }
@@ -179,7 +196,7 @@ impl Machine {
             format!("console=ttyS0 quiet panic=-1 mitigations=off no_timer_check{pages}{iommu}"),
         ]);
         for (i, nic) in self.nics.iter().enumerate() {
-            args.extend(nic.port(i));
+            args.extend(nic.port(i, if self.two_nodes { "far" } else { "pcie.0" }));
             args.extend(nic.cable(i, wires.get(i).and_then(Option::as_ref)));
             args.extend(["-device".into(), nic.device(i)]);
         }
@@ -188,10 +205,10 @@ impl Machine {
 }
 
 impl Nic {
-    fn port(&self, i: usize) -> Vec<String> {
+    fn port(&self, i: usize, bus: &str) -> Vec<String> {
         let (slot, function) = (FIRST_SLOT + i / 8, i % 8);
         let port = format!(
-            "pcie-root-port,id=port{i},bus=pcie.0,addr={slot:#x}.{function},multifunction=on,chassis={}",
+            "pcie-root-port,id=port{i},bus={bus},addr={slot:#x}.{function},multifunction=on,chassis={}",
             i + 1
         );
         vec!["-device".into(), port]
@@ -262,6 +279,8 @@ mod tests {
             "virtio-net-pci,disable-legacy=on,iommu_platform=on,id=nic9,netdev=cable9,\
              mac=52:54:00:00:00:0a,bus=port9,romfile=,mq=on,vectors=6,rss=on"
         );
-        assert_eq!(port_address(9), "0000:00:11.1");
+        let machine = Machine::default();
+        assert_eq!(machine.port_address(9), "0000:00:11.1");
+        assert_eq!(Machine { two_nodes: true, ..machine }.port_address(9), "0000:80:11.1");
     }
 }

@@ -52,7 +52,7 @@ pub struct Guest {
     /// QEMU's monitor.
     pub qmp: Qmp,
     wires: Vec<Option<Wire>>,
-    nics: Vec<Nic>,
+    machine: Machine,
     dir: PathBuf,
 }
 
@@ -75,7 +75,7 @@ impl Guest {
         let console = Console::new(connect(&mut qemu, &dir.join("console"))?)?;
         let qmp = Qmp::new(connect(&mut qemu, &dir.join("qmp"))?)?;
         wires.iter().flatten().try_for_each(Wire::connect)?;
-        let mut guest = Guest { qemu, console, qmp, wires, nics: machine.nics.clone(), dir };
+        let mut guest = Guest { qemu, console, qmp, wires, machine: machine.clone(), dir };
         let end = Instant::now() + BOOT;
         loop {
             match guest.console.greeting(Instant::now() + Duration::from_secs(1)) {
@@ -191,12 +191,12 @@ impl Guest {
 
     /// A NIC's MAC address.
     pub fn mac(&self, nic: usize) -> Result<[u8; 6]> {
-        Ok(self.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.mac)
+        Ok(self.machine.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.mac)
     }
 
     /// A NIC's PCI address in the guest.
     pub fn pci(&mut self, nic: usize) -> Result<String> {
-        let port = machine::port_address(nic);
+        let port = self.machine.port_address(nic);
         let listed = self.ok(&format!("cd /sys/bus/pci/devices/{port} && ls -d 0000:*:*.0; true"))?;
         Ok(listed.lines().next().with_context(|| format!("NIC {nic} is not plugged in"))?.to_owned())
     }
@@ -234,7 +234,8 @@ impl Guest {
 
     /// Plugs a NIC that has gone in again.
     pub fn plug(&mut self, nic: usize) -> Result<()> {
-        let device = self.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.device(nic);
+        let device =
+            self.machine.nics.get(nic).with_context(|| format!("there is no NIC {nic}"))?.device(nic);
         // In words for people: those for programs want each property's type.
         let line = format!("device_add {device}");
         let said = self.qmp.call("human-monitor-command", json!({ "command-line": line }))?;

@@ -12,6 +12,7 @@
 
 mod frames;
 mod peers;
+mod placement;
 mod relay;
 mod removal;
 mod report;
@@ -68,6 +69,7 @@ fn in_guest(packages: &Packages, models: &[Model], report: &mut Report) -> Resul
         memory: 1536,
         hugepages: 256,
         processors: 3,
+        two_nodes: true,
         iommu: true,
         nics: models.iter().enumerate().flat_map(|(kind, model)| nics(kind, *model)).collect(),
         ..Machine::default()
@@ -146,6 +148,7 @@ impl Kind<'_> {
             (Check::Checksums, &frames::checksums),
             (Check::Multicast, &frames::multicast),
             (Check::Ledger, &frames::ledger),
+            (Check::Placement, &placement::placement),
         ];
         self.session(report, Frames::plain(guest, dir, (pair, &devices[..2])), plain, |f, report| {
             if let Ok(port) = f.relay.port("lan") {

@@ -13,11 +13,13 @@ use crate::guest::Guest;
 use crate::topology::unaccounted;
 
 /// How long it may take to answer after its start: drivers start, links come up, addresses are probed.
-const START: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(60);
 /// How long it may take to end.
 const STOP: Duration = Duration::from_secs(20);
 /// How long its ledger may take to settle.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Where its configuration is.
+pub(super) const CONFIG: &str = "/run/s2ds.toml";
 /// Its name among what runs in the guest.
 const NAME: &str = "s2ds";
 /// Ends of every flow.
@@ -91,7 +93,7 @@ pub(super) struct Relay<'a> {
 impl<'a> Relay<'a> {
     /// Starts it and waits until it answers.
     pub(super) fn start(guest: &'a mut Guest, config: &str) -> Result<Relay<'a>> {
-        guest.write("/run/s2ds.toml", config)?;
+        guest.write(CONFIG, config)?;
         let mut relay = Relay { guest, runs: false };
         relay.launch()?;
         Ok(relay)
@@ -99,7 +101,7 @@ impl<'a> Relay<'a> {
 
     /// Starts it again, with the same configuration.
     pub(super) fn launch(&mut self) -> Result<()> {
-        self.guest.start(NAME, "s2ds --config /run/s2ds.toml")?;
+        self.guest.start(NAME, &format!("s2ds --config {CONFIG}"))?;
         self.runs = true;
         let end = Instant::now() + START;
         loop {

@@ -45,6 +45,9 @@ checks! {
     Checksums = "checksums",
     /// Frames sent to each port are frames received, frames received are sent, held or dropped, and nothing was lost in the device.
     Ledger = "counters and ledger",
+    /// The NIC is on the second of two NUMA nodes: the rule for `cores = "auto"` takes workers there, packets lie in that node's
+    /// hugepages, and `s2ctl preflight` finds nothing amiss.
+    Placement = "NUMA node",
     /// Without promiscuous mode solicitations to the groups of the port's own addresses arrive; frames to other groups and
     /// stations do not, or are dropped and counted where the driver can only let all groups in.
     Multicast = "multicast filter",

@@ -57,10 +57,11 @@ pub(super) fn run(packages: &Packages, report: &mut Report) {
     for check in ELSEWHERE {
         add(check, Ok(Found::NotHere("the guest's kernel sends no such frames; see virtio".into())));
     }
+    add(Check::Placement, Ok(Found::NotHere("a socket has no node".into())));
     let mut host = match Host::start(packages) {
         Ok(host) => host,
         Err(e) => {
-            let rest = Check::ALL.iter().filter(|check| !ELSEWHERE.contains(check));
+            let rest = Check::ALL.iter().filter(|c| **c != Check::Placement && !ELSEWHERE.contains(c));
             rest.for_each(|check| add(*check, Err(anyhow::anyhow!("nothing could be started: {e:#}"))));
             return;
         }
