@@ -11,7 +11,7 @@ use crate::guest::Guest;
 /// The node of the NICs.
 const NODE: i32 = 1;
 /// MiB of packets at the least, for two ports and a worker.
-const PACKETS: u64 = 20;
+const PACKETS: u64 = 10;
 
 pub(super) fn placement(f: &mut Frames) -> Result<Found> {
     let mut cores = Vec::new();
