@@ -21,9 +21,9 @@ pub const AF_XDP_KEEPS: u32 = 2048;
 const AF_XDP_RETURNS: usize = 5;
 /// Mbufs a worker keeps to itself.
 pub const CACHE: u32 = 256;
-/// Bytes of an mbuf's own fields, and of the room before its data: `sizeof(struct rte_mbuf)`, `RTE_PKTMBUF_HEADROOM`.
+/// Bytes of an mbuf's own fields, `sizeof(struct rte_mbuf)`; with DPDK compiled in, checked against it.
 pub const MBUF: usize = 128;
-/// The same for the room.
+/// Bytes between those and its data, `RTE_PKTMBUF_HEADROOM`; checked alike.
 pub const HEADROOM: usize = 128;
 
 /// One of the pools.
