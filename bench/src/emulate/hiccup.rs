@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use forwarder::topology::Machine;
@@ -84,6 +84,14 @@ impl Hiccups {
         self.looked.iter().map(|at| at.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
     }
 
+    /// Waits until everything before `now` is known; not for ever.
+    pub fn settle(&self, now: u64) {
+        let end = Instant::now() + SETTLE;
+        while self.known() < now && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Whether there was one on any core between two times.
     #[must_use]
     pub fn between(&self, from: u64, to: u64) -> bool {
@@ -146,14 +154,6 @@ impl Watch {
     #[must_use]
     pub fn hiccups(&self) -> &Arc<Hiccups> {
         &self.hiccups
-    }
-
-    /// Waits until everything before `now` is known; not for ever.
-    pub fn settle(hiccups: &Hiccups, now: u64) {
-        let end = std::time::Instant::now() + SETTLE;
-        while hiccups.known() < now && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) fn placement(f: &mut Frames) -> Result<Found> {
     let used = [used(guest, 0)?, used(guest, NODE)?];
     ensure!(used[1] >= PACKETS && used[0] < used[1], "{used:?} MiB of hugepages are used on the two nodes");
 
-    let said = guest.run(&format!("s2ctl preflight --config {auto} --json"), super::relay::START)?.text;
+    // Its exit status is about all that it finds.
+    let said = guest.ok(&format!("s2ctl preflight --config {auto} --json; true"))?;
     let report: Value = serde_json::from_str(&said).with_context(|| format!("preflight writes {said}"))?;
     let findings = report["findings"].as_array().context("preflight has no findings")?;
     let nodes: Vec<&Value> = findings

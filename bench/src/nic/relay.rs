@@ -13,7 +13,7 @@ use crate::guest::Guest;
 use crate::topology::unaccounted;
 
 /// How long it may take to answer after its start: drivers start, links come up, addresses are probed.
-pub(super) const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(60);
 /// How long it may take to end.
 const STOP: Duration = Duration::from_secs(20);
 /// How long its ledger may take to settle.

@@ -34,8 +34,15 @@ const GUEST: u8 = TARGET_HOST;
 const ETH: &str = "eth0";
 /// Virtio features without which the checks below would show nothing.
 const AGREED: [&str; 2] = ["CSUM", "MRG_RXBUF"];
-/// Checks that are about exact frames or tags, which the guest's kernel sends none of: the other kinds of NIC show them.
-const ELSEWHERE: [Check; 3] = [Check::Relay, Check::Multicast, Check::Vlan];
+/// Why checks of exact frames and tags are the other kinds' to show.
+const NO_FRAMES: &str = "the guest's kernel sends no such frames; see virtio";
+/// Checks that other kinds of NIC show, each with the reason.
+const ELSEWHERE: [(Check, &str); 4] = [
+    (Check::Relay, NO_FRAMES),
+    (Check::Multicast, NO_FRAMES),
+    (Check::Vlan, NO_FRAMES),
+    (Check::Placement, "a socket has no node"),
+];
 
 /// Tries one thing with a guest that runs.
 type Step = fn(&mut Host) -> Result<Found>;
@@ -54,14 +61,13 @@ const CHECKS: [(Check, Step); 7] = [
 /// Runs every check.
 pub(super) fn run(packages: &Packages, report: &mut Report) {
     let mut add = |check, came: Result<Found>| report.add(Model::Vhost, check, &came);
-    for check in ELSEWHERE {
-        add(check, Ok(Found::NotHere("the guest's kernel sends no such frames; see virtio".into())));
+    for (check, why) in ELSEWHERE {
+        add(check, Ok(Found::NotHere(why.into())));
     }
-    add(Check::Placement, Ok(Found::NotHere("a socket has no node".into())));
     let mut host = match Host::start(packages) {
         Ok(host) => host,
         Err(e) => {
-            let rest = Check::ALL.iter().filter(|c| **c != Check::Placement && !ELSEWHERE.contains(c));
+            let rest = Check::ALL.iter().filter(|check| ELSEWHERE.iter().all(|(there, _)| there != *check));
             rest.for_each(|check| add(*check, Err(anyhow::anyhow!("nothing could be started: {e:#}"))));
             return;
         }

@@ -211,13 +211,13 @@ struct Measure {
 const MEASURES: [Measure; 5] = [
     Measure { name: "goodput", paced: Some(false), more_is_better: true, of: |r| Some(r.goodput?.best) },
     Measure {
-        name: "relay-added p99.9 jitter",
+        name: Jitter::All.measure(),
         paced: Some(true),
         more_is_better: false,
         of: |r| r.added.map(Added::at_most),
     },
     Measure {
-        name: "relay-added p99.9 jitter without hiccups",
+        name: Jitter::Quiet.measure(),
         paced: Some(true),
         more_is_better: false,
         of: |r| r.added_quiet.map(Added::at_most),

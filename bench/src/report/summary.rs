@@ -93,7 +93,7 @@ impl Jitter {
 
     /// What a relay adds to it, in words.
     #[must_use]
-    pub fn measure(self) -> &'static str {
+    pub const fn measure(self) -> &'static str {
         match self {
             Jitter::All => "relay-added p99.9 jitter",
             Jitter::Quiet => "relay-added p99.9 jitter without hiccups",

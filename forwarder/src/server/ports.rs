@@ -164,12 +164,7 @@ impl Keeper {
         let mut state = slot.state();
         let Some(port) = state.port.as_ref().filter(|port| port.concerns(event)).cloned() else { return };
         match event {
-            Event::Link(_) => {
-                if note_link(&mut state, &port) {
-                    drop(state);
-                    self.gateway.link_up(slot.index());
-                }
-            }
+            Event::Link(_) => self.note_link(slot, state, &port),
             Event::Broken(_, why) => self.fail(slot, &mut state, (*why).to_owned()),
             Event::Removed(place) => {
                 self.fail(slot, &mut state, format!("device {place} is removed from the machine"));
@@ -196,10 +191,18 @@ impl Keeper {
             self.fail(slot, &mut state, format!("interface {name} is gone, or was made anew"));
         } else if !state.facts.capabilities.link_interrupt && state.asked + ASK <= now {
             state.asked = now;
-            if note_link(&mut state, &port) {
-                drop(state);
-                self.gateway.link_up(slot.index());
-            }
+            self.note_link(slot, state, &port);
+        }
+    }
+
+    fn note_link(&self, slot: &Slot, mut state: MutexGuard<'_, State>, port: &Port) {
+        let link = port.link();
+        let Some(line) = state.life.link(Instant::now(), link) else { return };
+        // Whoever asks for the port's state does not wait for workers.
+        drop(state);
+        eprintln!("s2ds: {line}");
+        if link.is_some_and(|link| link.up) {
+            self.gateway.link_up(slot.index());
         }
     }
 
@@ -256,14 +259,4 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Whether the link has come up.
-fn note_link(state: &mut State, port: &Port) -> bool {
-    let link = port.link();
-    let line = state.life.link(Instant::now(), link);
-    if let Some(line) = &line {
-        eprintln!("s2ds: {line}");
-    }
-    line.is_some() && link.is_some_and(|link| link.up)
 }

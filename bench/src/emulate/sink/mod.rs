@@ -278,7 +278,7 @@ impl Counting<'_> {
         ended.waited = thread_waited().saturating_sub(self.waited) as f64 / elapsed as f64;
         ended.clock_step = self.clock.step();
         if let Some(hiccups) = &self.connection.hiccups {
-            Watch::settle(hiccups, self.clock.monotonic(now));
+            hiccups.settle(self.clock.monotonic(now));
         }
         ended.found = Some(self.tally.finish(closing.as_ref().map(|c| c.messages), now));
         ended.closing = closing;
